@@ -1,0 +1,52 @@
+# Everything a person or a CI machine needs; each target installs what it uses. Needs only Python 3.11+ and make.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PORT ?= 8080
+
+.DEFAULT_GOAL := help
+.PHONY: help serve test test-slow check format constraints bench clean
+
+help: ## this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+serve: $(VENV)/.installed-embedded ## the gateway with real small models behind it, on this machine's CPU
+	@$(BIN)/seawall demo --port $(PORT)
+
+test: $(VENV)/.installed-dev ## the tests (a few minutes)
+	@$(BIN)/python -m pytest -m "not slow" $(ARGS)
+
+test-slow: $(VENV)/.installed-dev ## the tests that need minutes or heavy parts
+	@$(BIN)/python -m pytest -m slow $(ARGS)
+
+check: $(VENV)/.installed-dev ## lint, format and types
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+format: $(VENV)/.installed-dev ## rewrite the sources in the one format
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+constraints: $(VENV)/.installed-dev ## pin every dependency anew
+	@$(BIN)/pip install -q pip-tools
+	@$(BIN)/pip-compile -q --upgrade --strip-extras --no-annotate --no-header --no-emit-index-url --no-emit-find-links \
+		--extra embedded --extra diffusers --extra redis --extra gpu --extra otel --extra dev -o constraints.txt pyproject.toml
+	@sed -i 's/+cpu//' constraints.txt
+
+clean: ## removes the environment and all caches
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit("Seawall needs Python 3.11 or newer; found " + sys.version.split()[0] + ". Try: make PYTHON=python3.12") if sys.version_info < (3, 11) else None'
+	@$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed-embedded: $(VENV)/bin/python pyproject.toml constraints.txt
+	@echo "Installing Seawall and its embedded models (once, about a minute) ..."
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[embedded,diffusers]'
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed-embedded
+	@echo "Installing the tools for tests and checks (once) ..."
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[embedded,diffusers,redis,gpu,dev]'
+	@touch $@

@@ -1,0 +1,1 @@
+"""What differs between model servers (dialects), and the workers that Seawall runs itself."""

@@ -1,0 +1,51 @@
+"""The protocol between the gateway and one kind of model server."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from policies.outcome import Failure
+
+
+@dataclass(frozen=True, slots=True)
+class ResponseHead:
+    """The head of a backend's answer. `headers` has lower-case names; the last of a repeated header wins."""
+
+    status: int
+    headers: Mapping[str, str]
+
+    @property
+    def content_type(self) -> str:
+        """The media type in lower case without parameters, or an empty string."""
+        return self.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens of one answer, as its server counted them."""
+
+    prompt_tokens: int
+    completion_tokens: int
+
+
+class Dialect(Protocol):
+    """How one kind of model server says things. Stateless and shared by all endpoints of its kind."""
+
+    name: str
+    health_path: str
+    """Answers 200 when the server can serve."""
+    metrics_path: str | None
+
+    def classify(self, path: str, head: ResponseHead, body: bytes) -> Failure | None:
+        """Judges a whole answer to a request for `path`: None if good, else what went wrong.
+
+        Called for every error answer and every complete (non-stream) 200. `body` is bounded by the caller.
+        """
+
+    def classify_frame(self, data: bytes) -> Failure | None:
+        """Judges the data of one server-sent event that holds the bytes `"error"`: a failure, or None if it is content."""
+
+    def usage(self, body: bytes) -> Usage | None:
+        """Tokens from a whole answer or from a stream's frame data that carries usage; None where there are none."""

@@ -1,0 +1,59 @@
+"""Asking a server whether it is well."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable
+from urllib.parse import urlsplit
+
+Probe = Callable[[], Awaitable[object]]
+"""Returns when all is well; raises, with a message for operators, when it is not."""
+
+
+class ProbeFailedError(Exception):
+    """A health check got no 200."""
+
+
+async def check_http(url: str) -> None:
+    """A GET of a plain-HTTP URL. Raises ProbeFailedError unless it gives 200, OSError when nothing answers."""
+    host, port = address(url)
+    target = urlsplit(url).path or "/"
+    reader, writer = await asyncio.open_connection(host, port)
+    try:
+        writer.write(f"GET {target} HTTP/1.1\r\nhost: {host}:{port}\r\nconnection: close\r\n\r\n".encode())
+        status = (await reader.readline()).split(b" ", 2)[1:2]
+        if status != [b"200"]:
+            said = status[0].decode("latin-1")[:20] if status else "nothing"
+            raise ProbeFailedError(f"GET {target} answered {said}")
+    finally:
+        writer.close()
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()
+
+
+async def problem_of(probe: Probe, timeout: float) -> str | None:
+    """Why a probe failed, or None."""
+    try:
+        await asyncio.wait_for(probe(), timeout)
+    except TimeoutError:
+        return f"no answer within {timeout:g} s"
+    except Exception as error:  # a probe may be anyone's code: no failure of it may end the supervision
+        return str(error) or type(error).__name__
+    return None
+
+
+async def listening(host: str, port: int) -> bool:
+    """Whether anything accepts connections there."""
+    try:
+        _, writer = await asyncio.wait_for(asyncio.open_connection(host, port), timeout=1.0)
+    except (OSError, TimeoutError):
+        return False
+    writer.close()
+    return True
+
+
+def address(url: str) -> tuple[str, int]:
+    """Host and port of an HTTP URL."""
+    parts = urlsplit(url)
+    return parts.hostname or "127.0.0.1", parts.port or 80

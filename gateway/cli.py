@@ -1,0 +1,151 @@
+"""The command `seawall`. Exit codes: 0 fine, 1 failed, 2 usage or bad configuration.
+
+Imports stand inside the commands: each pays only for what it uses.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from gateway import __version__
+
+app = typer.Typer(
+    name="seawall",
+    help="A resilience gateway in front of GPU model backends.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+worker = typer.Typer(help="Run a model server that Seawall understands, supervised.", no_args_is_help=True)
+app.add_typer(worker, name="worker")
+
+ConfigOption = Annotated[Path, typer.Option("--config", "-c", help="The configuration file.")]
+PortOption = Annotated[int | None, typer.Option(min=0, max=65535, help="Listen on this port instead (0: any).")]
+HostOption = Annotated[str, typer.Option(help="Address to listen on.")]
+
+
+def _version(shown: bool) -> None:
+    if shown:
+        typer.echo(f"seawall {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Seawall."""
+
+
+@app.command()
+def serve(config: ConfigOption = Path("gateway.yaml"), port: PortOption = None) -> None:
+    """Run the gateway in front of the backends in the configuration.
+
+    SIGHUP or a changed file reloads the configuration, whole or not at all; SIGTERM drains.
+    """
+    from gateway.app import run
+
+    raise typer.Exit(run(config, port))
+
+
+@app.command()
+def check(file: Annotated[Path, typer.Argument(help="The configuration file.")] = Path("gateway.yaml")) -> None:
+    """Say everything that is wrong with a configuration, and each route's worst case."""
+    from gateway.config.check import check_file, render
+
+    report = check_file(file)
+    typer.echo(render(report))
+    raise typer.Exit(1 if report.problems else 0)
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON Schema of gateway.yaml, for editors and other tools."""
+    import json
+
+    from gateway.config import json_schema
+
+    typer.echo(json.dumps(json_schema(), indent=2))
+
+
+@app.command()
+def demo(port: PortOption = None) -> None:
+    """Run small real models on this machine's CPU, and the gateway in front of them."""
+    from gateway.demo import run
+
+    raise typer.Exit(run(port))
+
+
+@app.command()
+def status(
+    url: Annotated[str, typer.Argument(help="The gateway's address.")] = "http://127.0.0.1:8080",
+    key: Annotated[str | None, typer.Option(envvar="SEAWALL_ADMIN_KEY", help="The operator's key.")] = None,
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Keep the table up to date.")] = False,
+) -> None:
+    """Show a running gateway's backends: health, circuit breakers, load."""
+    from gateway.status import show
+
+    raise typer.Exit(show(url, key, watch))
+
+
+@worker.command("embedded")
+def worker_embedded(
+    model: Annotated[str, typer.Option(help="tide, tide-mini, or a directory.")] = "tide",
+    host: HostOption = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535)] = 9001,
+    tokens_per_second: Annotated[float, typer.Option(min=0, help="Pace of each answer; 0: as fast as it goes.")] = 0,
+) -> None:
+    """A small text model on the CPU."""
+    command = ["backends.workers.embedded", "text", "--model", model, "--host", host, "--port", str(port)]
+    _supervise("embedded", [*command, "--tokens-per-second", str(tokens_per_second)], host, port)
+
+
+@worker.command("diffusers")
+def worker_diffusers(
+    pipeline: Annotated[Path | None, typer.Option(help="A local diffusers pipeline; none: the embedded one.")] = None,
+    host: HostOption = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535)] = 9004,
+) -> None:
+    """An image model behind OpenAI's images API."""
+    command = ["backends.workers.diffusers", "--host", host, "--port", str(port)]
+    if pipeline is not None:
+        command += ["--pipeline", str(pipeline)]
+    _supervise("diffusers", command, host, port)
+
+
+@worker.command("vllm", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def worker_vllm(
+    context: typer.Context,
+    model: Annotated[str, typer.Argument(help="A model's directory or name, as for `vllm serve`.")],
+    host: HostOption = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535)] = 8000,
+) -> None:
+    """`vllm serve MODEL`, supervised. Flags after `--` go to vLLM as they are."""
+    import shutil
+
+    from backends.workers.supervisor import WorkerSpec, run_supervised
+
+    program = shutil.which("vllm")
+    if program is None:
+        typer.echo("vllm is not installed here. Install it, for example with: pip install 'seawall[vllm]'", err=True)
+        raise typer.Exit(1)
+    argv = [program, "serve", model, "--host", host, "--port", str(port), *context.args]
+    run_supervised([WorkerSpec(name="vllm", argv=argv, health_url=f"http://{host}:{port}/health", ready_timeout=1800.0)])
+
+
+def _supervise(name: str, module: list[str], host: str, port: int) -> None:
+    from backends.workers.supervisor import WorkerSpec, run_supervised
+
+    argv = [sys.executable, "-m", *module]
+    run_supervised([WorkerSpec(name=name, argv=argv, health_url=f"http://{host}:{port}/health")])
+
+
+def main() -> None:
+    """The entry point of `seawall` and `python -m gateway`."""
+    app()

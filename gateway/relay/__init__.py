@@ -1,0 +1,1 @@
+"""Streams on their way from a backend to the client."""

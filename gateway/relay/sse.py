@@ -1,0 +1,146 @@
+"""Server-sent events as bytes: where frames end, and what each API's stream looks like at its start and end.
+
+Nothing here parses JSON per frame on the happy path: a frame is looked into only while nothing has reached the client
+yet, when it holds the bytes `"error"`, or when the stream ends.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+#: A frame longer than this is not a model's output; its stream counts as broken.
+MAX_FRAME = 1024 * 1024
+_ENDS = (b"\n\n", b"\r\n\r\n", b"\r\r")
+
+
+class FrameTooLargeError(Exception):
+    """A frame without an end within `MAX_FRAME` bytes."""
+
+
+class FrameScanner:
+    """Cuts a byte stream so that only whole frames come out. Holds at most `MAX_FRAME` bytes."""
+
+    __slots__ = ("_rest",)
+
+    def __init__(self) -> None:
+        self._rest = b""
+
+    def feed(self, data: bytes) -> bytes:
+        """Takes bytes as they came, returns those up to the last frame end (possibly none, possibly many frames).
+
+        Raises FrameTooLargeError.
+        """
+        if self._rest:
+            data = self._rest + data
+            self._rest = b""
+        if data.endswith(b"\n\n"):
+            return data
+        cut = max(data.rfind(end) + len(end) if end in data else 0 for end in _ENDS)
+        if len(data) - cut > MAX_FRAME:
+            raise FrameTooLargeError
+        self._rest = data[cut:]
+        return data[:cut]
+
+    @property
+    def rest(self) -> bytes:
+        """Bytes of a frame whose end has not come."""
+        return self._rest
+
+
+def split(frames: bytes) -> Iterator[bytes]:
+    """Single frames, each with its end, of bytes that `FrameScanner.feed` returned."""
+    if b"\r" in frames:
+        frames = frames.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+    start = 0
+    while (end := frames.find(b"\n\n", start)) >= 0:
+        yield frames[start : end + 2]
+        start = end + 2
+
+
+def data_of(frame: bytes) -> bytes:
+    """The data of one frame: its `data:` lines joined with line feeds (WHATWG HTML, server-sent events)."""
+    if frame.startswith(b"data: ") and frame.count(b"\n") == 2:
+        return frame[6:-2]
+    lines = [line[5:].removeprefix(b" ") for line in frame.split(b"\n") if line.startswith(b"data:")]
+    return b"\n".join(lines)
+
+
+def document_of(frame: bytes) -> dict[str, Any] | None:
+    """The JSON object in a frame's data, or None when there is none."""
+    try:
+        document = orjson.loads(data_of(frame))
+    except orjson.JSONDecodeError:
+        return None
+    return document if isinstance(document, dict) else None
+
+
+@dataclass(frozen=True, slots=True)
+class StreamShape:
+    """How one API's event stream says that content begins and that it is complete.
+
+    `has_content` looks at a frame's JSON; `finished` likewise tells the frame after which only bookkeeping follows.
+    `terminal` are bytes that the last frame holds; `repair` is sent to complete a stream that was finished but whose
+    terminal frame never came.
+    """
+
+    terminal: tuple[bytes, ...]
+    repair: bytes
+    has_content: Callable[[dict[str, Any]], bool]
+    finished: Callable[[dict[str, Any]], bool]
+
+
+def _choices(document: dict[str, Any]) -> list[dict[str, Any]]:
+    choices = document.get("choices")
+    return [choice for choice in choices if isinstance(choice, dict)] if isinstance(choices, list) else []
+
+
+def _chat_content(document: dict[str, Any]) -> bool:
+    for choice in _choices(document):
+        if choice.get("finish_reason") or choice.get("text"):
+            return True
+        delta = choice.get("delta")
+        if isinstance(delta, dict) and any(value for name, value in delta.items() if name != "role"):
+            return True
+    return False
+
+
+def _chat_finished(document: dict[str, Any]) -> bool:
+    return any(choice.get("finish_reason") for choice in _choices(document))
+
+
+def _typed(*types: str) -> Callable[[dict[str, Any]], bool]:
+    return lambda document: document.get("type") in types
+
+
+_DONE = b"data: [DONE]\n\n"
+OPENAI = StreamShape((b"[DONE]",), _DONE, _chat_content, _chat_finished)
+ANTHROPIC = StreamShape(
+    (b'"message_stop"', b"event: message_stop"),
+    b'event: message_stop\ndata: {"type":"message_stop"}\n\n',
+    lambda document: document.get("type") not in ("message_start", "ping", "content_block_start"),
+    lambda document: document.get("type") == "message_delta",
+)
+RESPONSES = StreamShape(
+    (b'"response.completed"', b'"response.incomplete"', b'"response.failed"'),
+    b"",
+    lambda document: document.get("type") not in ("response.created", "response.in_progress"),
+    _typed("response.completed", "response.incomplete"),
+)
+#: A stream of which we know nothing: any frame is content and a clean end is its end.
+OPAQUE = StreamShape((), b"", lambda document: True, lambda document: True)
+
+_BY_PATH = {
+    "/v1/chat/completions": OPENAI,
+    "/v1/completions": OPENAI,
+    "/v1/messages": ANTHROPIC,
+    "/v1/responses": RESPONSES,
+}
+
+
+def shape_for(path: str) -> StreamShape:
+    """The stream shape of an API path."""
+    return _BY_PATH.get(path, OPAQUE)

@@ -1,0 +1,254 @@
+"""Passes the rest of an answer to the client once it has begun: frames whole, with flow control and a watch on silence."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from backends.dialect import Dialect, Usage
+from gateway.attempt import Attempt
+from gateway.http.connection import ClientConnection
+from gateway.relay.sse import FrameScanner, FrameTooLargeError, StreamShape, data_of, document_of, split
+from gateway.upstream.connection import Break, UpstreamHead
+from policies.outcome import ErrorKind, Failure
+
+KEEPALIVE = b": keepalive\n\n"
+#: Last pieces kept, for the usage and the finish reason that stand in them.
+_TAIL = 4
+
+
+@dataclass(frozen=True, slots=True)
+class StreamTimeouts:
+    """`idle`: longest silence of the backend; `keepalive`: a comment goes to the client after so much; both seconds.
+
+    `deadline` is in loop time; `deadline_kind` what it means when it passes.
+    """
+
+    idle: float
+    keepalive: float
+    deadline: float
+    deadline_kind: ErrorKind
+
+
+class StreamRelay:
+    """A sink that writes server-sent events to the client as they come.
+
+    `done` resolves to None when the answer is whole, else to the failure that broke it; nothing has been said to the
+    client about that failure yet.
+    """
+
+    __slots__ = (
+        "_attempt",
+        "_client",
+        "_dialect",
+        "_last_data",
+        "_last_write",
+        "_loop",
+        "_scanner",
+        "_shape",
+        "_tail",
+        "_terminal_seen",
+        "_timeouts",
+        "_timer",
+        "chunks",
+        "done",
+    )
+
+    def __init__(
+        self,
+        client: ClientConnection,
+        attempt: Attempt,
+        timeouts: StreamTimeouts,
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
+        self._client = client
+        self._attempt = attempt
+        self._dialect: Dialect = attempt.endpoint.dialect
+        self._shape: StreamShape = attempt.shape
+        self._timeouts = timeouts
+        self._loop = loop
+        self._scanner = FrameScanner()
+        self._tail: deque[bytes] = deque(maxlen=_TAIL)
+        self._terminal_seen = False
+        self._last_data = self._last_write = loop.time()
+        self._timer: asyncio.TimerHandle | None = None
+        self.chunks = 0
+        self.done: asyncio.Future[Failure | None] = loop.create_future()
+
+    def begin(self) -> None:
+        """Writes what the attempt held back and takes the exchange over. The client's head must be out."""
+        self.on_data(self._attempt.held)
+        if not self.done.done():
+            self._watch()
+            self._attempt.hand_over(self)
+
+    # -- sink ----------------------------------------------------------------------------------------------------------
+
+    def on_head(self, head: UpstreamHead) -> None:
+        raise AssertionError("the head came before the relay")
+
+    def on_data(self, data: bytes) -> None:
+        if self.done.done():
+            return
+        try:
+            frames = self._scanner.feed(data)
+        except FrameTooLargeError:
+            self._break(Failure(ErrorKind.GENERATION_FAILED, "a frame of the stream has no end", status=200))
+            return
+        self._last_data = self._loop.time()
+        if not frames:
+            return
+        self.chunks += 1
+        if b'"error"' in frames:
+            frames, failure = self._until_error(frames)
+            if failure is not None:
+                self._write(frames)
+                self._break(failure)
+                return
+        self._tail.append(frames)
+        if not self._terminal_seen and any(terminal in frames for terminal in self._shape.terminal):
+            self._terminal_seen = True
+        self._write(frames)
+
+    def on_end(self) -> None:
+        if self.done.done():
+            return
+        if self._terminal_seen or not self._shape.terminal:
+            self._resolve(None)
+        elif self._finished():
+            self._write(self._shape.repair)
+            self._resolve(None)
+        else:
+            self._break(Failure(ErrorKind.GENERATION_FAILED, "the stream ended before the answer did", status=200))
+
+    def on_broken(self, reason: Break, detail: str) -> None:
+        if self.done.done():
+            return
+        if self._terminal_seen or (self._shape.terminal and self._finished()):
+            self.on_end()
+        else:
+            self._break(Failure(ErrorKind.GENERATION_FAILED, f"{reason.value}: {detail}", status=200))
+
+    # -- the end -------------------------------------------------------------------------------------------------------
+
+    def _until_error(self, frames: bytes) -> tuple[bytes, Failure | None]:
+        """Frames before the first that is an error, and that error."""
+        good = b""
+        for frame in split(frames):
+            if b'"error"' in frame and (failure := self._dialect.classify_frame(data_of(frame))):
+                return good, failure
+            good += frame
+        return frames, None
+
+    def _finished(self) -> bool:
+        return any(
+            (document := document_of(frame)) is not None and self._shape.finished(document)
+            for piece in self._tail
+            for frame in split(piece)
+        )
+
+    def usage(self) -> Usage | None:
+        """Token counts from the last frames, or None where the server sent none."""
+        for piece in reversed(self._tail):
+            if b'usage"' in piece:
+                for frame in reversed(list(split(piece))):
+                    if (usage := self._dialect.usage(data_of(frame))) is not None:
+                        return usage
+        return None
+
+    def _break(self, failure: Failure) -> None:
+        self._attempt.cancel()
+        self._resolve(failure)
+
+    def _resolve(self, failure: Failure | None) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if not self.done.done():
+            self.done.set_result(failure)
+
+    def close(self) -> None:
+        """Ends the relay from outside: the client left."""
+        self._attempt.cancel()
+        self._resolve(Failure(ErrorKind.CLIENT_DISCONNECTED))
+
+    # -- time ----------------------------------------------------------------------------------------------------------
+
+    def _write(self, data: bytes) -> None:
+        self._last_write = self._last_data
+        self._client.write(data)
+
+    def _watch(self) -> None:
+        timeouts = self._timeouts
+        now = self._loop.time()
+        if now >= timeouts.deadline:
+            self._break(Failure(timeouts.deadline_kind, "the deadline passed while streaming", status=200))
+            return
+        if self._client.write_paused:
+            self._last_data = now  # the backend is held back by us: its silence is not its own
+        if now - self._last_data >= timeouts.idle:
+            evidence = f"no data for {timeouts.idle:g} s in the middle of the stream"
+            self._break(Failure(ErrorKind.INFERENCE_TIMEOUT, evidence, status=200))
+            return
+        if now - self._last_write >= timeouts.keepalive and not self._client.write_paused:
+            self._client.write(KEEPALIVE)
+            self._last_write = now
+        wake = min(self._last_data + timeouts.idle, self._last_write + timeouts.keepalive, timeouts.deadline)
+        self._timer = self._loop.call_at(max(wake, now + 0.01), self._watch)
+
+
+class RawRelay:
+    """A sink that passes bytes on unlooked at. `done` as for `StreamRelay`."""
+
+    __slots__ = ("_attempt", "_client", "_expiry", "done")
+
+    def __init__(
+        self,
+        client: ClientConnection,
+        attempt: Attempt,
+        timeouts: StreamTimeouts,
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
+        self._client = client
+        self._attempt = attempt
+        self.done: asyncio.Future[Failure | None] = loop.create_future()
+        expired = Failure(timeouts.deadline_kind, "the deadline passed in the middle of the answer")
+        self._expiry = loop.call_at(timeouts.deadline, self._resolve, expired)
+
+    def begin(self) -> None:
+        """Writes what the attempt held back and takes the exchange over."""
+        self._client.write(self._attempt.held)
+        self._attempt.hand_over(self)
+
+    def on_head(self, head: UpstreamHead) -> None:
+        raise AssertionError("the head came before the relay")
+
+    def on_data(self, data: bytes) -> None:
+        self._client.write(data)
+
+    def on_end(self) -> None:
+        self._resolve(None)
+
+    def on_broken(self, reason: Break, detail: str) -> None:
+        self._resolve(Failure(ErrorKind.GENERATION_FAILED, f"{reason.value}: {detail}"))
+
+    def usage(self) -> Usage | None:
+        """Nothing is known of these bytes."""
+        return None
+
+    def close(self) -> None:
+        """Ends the relay from outside: the client left."""
+        self._resolve(Failure(ErrorKind.CLIENT_DISCONNECTED))
+
+    def _resolve(self, failure: Failure | None) -> None:
+        self._expiry.cancel()
+        if not self.done.done():
+            if failure is not None:
+                self._attempt.cancel()
+            self.done.set_result(failure)
+
+
+Relay = StreamRelay | RawRelay
+RelayFactory = Callable[[ClientConnection, Attempt, StreamTimeouts, asyncio.AbstractEventLoop], Relay]

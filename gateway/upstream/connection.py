@@ -1,0 +1,236 @@
+"""One HTTP/1.1 connection to a backend. It trusts nothing: head size, framing and early ends are all judged."""
+
+from __future__ import annotations
+
+import asyncio
+from enum import Enum
+from typing import TYPE_CHECKING, Protocol
+
+import httptools
+
+if TYPE_CHECKING:
+    from gateway.upstream.pool import Pool
+
+#: A backend's head may be at most this long, in bytes.
+MAX_HEAD = 64 * 1024
+
+
+class Break(Enum):
+    """Why an exchange ended before its answer did."""
+
+    CONNECT = "connect"  # no connection could be made
+    LOST = "lost"  # closed or reset under way
+    STALE = "stale"  # a kept-alive connection that its server had already given up: nothing was processed
+    GARBAGE = "garbage"  # not HTTP, or a head beyond all bounds
+
+
+class UpstreamHead:
+    """The head of a backend's answer; header names in lower case, in order, values as they came."""
+
+    __slots__ = ("content_length", "content_type", "encoded", "headers", "status")
+
+    def __init__(self) -> None:
+        self.status = 0
+        self.headers: list[tuple[bytes, bytes]] = []
+        self.content_type = b""
+        self.content_length: int | None = None
+        self.encoded = False
+
+    @property
+    def is_event_stream(self) -> bool:
+        return self.content_type.startswith(b"text/event-stream")
+
+    def text_headers(self) -> dict[str, str]:
+        """Headers as text; the last of a repeated one wins."""
+        return {name.decode("latin-1"): value.decode("latin-1") for name, value in self.headers}
+
+
+class Sink(Protocol):
+    """Receives one exchange. After `on_end` or `on_broken` nothing more comes."""
+
+    def on_head(self, head: UpstreamHead) -> None: ...
+
+    def on_data(self, data: bytes) -> None: ...
+
+    def on_end(self) -> None: ...
+
+    def on_broken(self, reason: Break, detail: str) -> None: ...
+
+
+class UpstreamConnection(asyncio.Protocol):
+    """Client side of one connection to an endpoint; carries one exchange at a time and returns itself to its pool."""
+
+    __slots__ = (
+        "_chunked",
+        "_complete",
+        "_head",
+        "_head_size",
+        "_keep_alive",
+        "_loop",
+        "_parser",
+        "_parts",
+        "_pool",
+        "_received",
+        "_transport",
+        "idle_since",
+        "reused",
+        "sink",
+    )
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+        self._loop = pool.loop
+        self._transport: asyncio.Transport = None  # type: ignore[assignment]  # set by connection_made
+        self._parser = httptools.HttpResponseParser(self)
+        self.sink: Sink | None = None
+        self._head = UpstreamHead()
+        self._head_size = 0
+        self._parts: list[bytes] = []
+        self._complete = False
+        self._chunked = False
+        self._keep_alive = False
+        self._received = False
+        self.reused = False
+        self.idle_since = 0.0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport  # type: ignore[assignment]
+
+    def send(self, sink: Sink, data: bytes, body: bytes) -> None:
+        """Sends one request (`data` is its whole head) and delivers the answer to `sink`."""
+        self.sink = sink
+        self._head = UpstreamHead()
+        self._head_size = 0
+        self._received = self._complete = self._chunked = False
+        if body:
+            # Small bodies go out with the head in one segment; large ones are not copied.
+            if len(body) < 16384:
+                self._transport.write(data + body)
+            else:
+                self._transport.writelines((data, body))
+        else:
+            self._transport.write(data)
+
+    def abort(self) -> None:
+        """Drops the connection at once, so that the backend stops working on the request."""
+        self.sink = None
+        self._transport.abort()
+
+    @property
+    def usable(self) -> bool:
+        """Whether a request can be sent on it."""
+        return not self._transport.is_closing()
+
+    def pause(self) -> None:
+        """Stops reading: the client is slower than the backend."""
+        if not self._complete:
+            self._transport.pause_reading()
+
+    def resume(self) -> None:
+        """Reads on."""
+        if not self._complete:
+            self._transport.resume_reading()
+
+    # -- parser callbacks and transport events ----------------------------------------------------------------------
+
+    def data_received(self, data: bytes) -> None:
+        sink = self.sink
+        if sink is None:
+            self._transport.abort()  # bytes that nobody asked for: an answer to come would be out of step
+            return
+        self._received = True
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserError as error:
+            if not self._complete:
+                self._broken(Break.GARBAGE, f"not valid HTTP: {error}"[:200])
+                return
+            self._keep_alive = False  # a whole answer with something behind it: use the answer, not the connection
+        if not self._head.status:
+            self._head_size += len(data)
+            if self._head_size > MAX_HEAD:
+                self._broken(Break.GARBAGE, "the head of the answer is too large")
+            return
+        parts = self._parts
+        if parts:
+            self._parts = []
+            sink.on_data(parts[0] if len(parts) == 1 else b"".join(parts))
+        if self._complete:
+            self._end()
+
+    def on_message_begin(self) -> None:
+        if self._complete:
+            raise ValueError("an answer to no request")
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        name = name.lower()
+        head = self._head
+        self._head_size += len(name) + len(value)
+        if self._head_size > MAX_HEAD:
+            raise ValueError("the head of the answer is too large")
+        head.headers.append((name, value))
+        if name == b"content-type":
+            head.content_type = value.strip().lower()
+        elif name == b"content-length":
+            head.content_length = int(value)
+        elif name == b"transfer-encoding":
+            self._chunked = True
+        elif name == b"content-encoding":
+            head.encoded = value.strip().lower() != b"identity"
+
+    def on_headers_complete(self) -> None:
+        status = self._parser.get_status_code()
+        if 100 <= status < 200:
+            return
+        self._head.status = status
+        self._keep_alive = self._parser.should_keep_alive()
+        if self.sink is not None:
+            self.sink.on_head(self._head)
+
+    def on_body(self, body: bytes) -> None:
+        self._parts.append(body)
+
+    def on_message_complete(self) -> None:
+        if self._head.status:
+            self._complete = True
+        else:  # an informational answer: the real one follows
+            self._head = UpstreamHead()
+            self._head_size = 0
+
+    def eof_received(self) -> bool:
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._pool.lost(self)
+        sink = self.sink
+        if sink is None or self._complete:
+            return
+        head = self._head
+        if head.status and exc is None and head.content_length is None and not self._chunked:
+            # HTTP/1.0 style: the end of the connection is the end of the body.
+            self._keep_alive = False
+            self._complete = True
+            self._end()
+            return
+        detail = str(exc) if exc else "closed by the backend"
+        stale = self.reused and not self._received
+        self._broken(Break.STALE if stale else Break.LOST, detail)
+
+    def _broken(self, reason: Break, detail: str) -> None:
+        sink = self.sink
+        parts, self._parts = self._parts, []
+        self.abort()
+        if sink is not None:
+            if parts and self._head.status:
+                sink.on_data(b"".join(parts))  # what did arrive belongs to the client
+            sink.on_broken(reason, detail)
+
+    def _end(self) -> None:
+        sink = self.sink
+        self.sink = None
+        if self._keep_alive and not self._transport.is_closing():
+            self._pool.give_back(self)
+        else:
+            self._transport.close()
+        if sink is not None:
+            sink.on_end()

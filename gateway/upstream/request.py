@@ -1,0 +1,49 @@
+"""The head of the request that goes to a backend: what is passed on of the client's headers, and what is ours."""
+
+from __future__ import annotations
+
+from gateway.http.message import HOP_BY_HOP
+
+#: Not passed on: ours to set, meant for us, or the client's own credentials.
+_OURS = HOP_BY_HOP | {
+    b"accept-encoding",  # an answer that cannot be read cannot be judged
+    b"authorization",
+    b"content-length",
+    b"cookie",
+    b"expect",
+    b"forwarded",
+    b"host",
+    b"traceparent",
+    b"x-api-key",
+    b"x-correlation-id",
+    b"x-forwarded-for",
+    b"x-forwarded-host",
+    b"x-forwarded-port",
+    b"x-forwarded-proto",
+    b"x-real-ip",
+    b"x-request-id",
+    b"x-request-timeout",
+}
+
+
+def passed_on(headers: dict[bytes, bytes]) -> bytes:
+    """The client's headers that every backend gets, as header lines; made once per request."""
+    dropped = _OURS
+    connection = headers.get(b"connection")
+    if connection is not None and connection.lower() not in (b"keep-alive", b"close"):
+        dropped = dropped | {token.strip().lower() for token in connection.split(b",")}
+    return b"".join([b"%b: %b\r\n" % item for item in headers.items() if item[0] not in dropped])
+
+
+def correlation_lines(correlation_id: str, traceparent: bytes) -> bytes:
+    """The headers by which a request is found again in the backend's logs."""
+    name = correlation_id.encode("ascii")
+    return b"x-correlation-id: %b\r\nx-request-id: %b\r\ntraceparent: %b\r\n" % (name, name, traceparent)
+
+
+def request_head(method: str, target: bytes, endpoint_lines: bytes, request_lines: bytes, length: int | None) -> bytes:
+    """A whole request head. `endpoint_lines` are prepared per endpoint (Host, credentials, configured headers)."""
+    head = b"%b %b HTTP/1.1\r\n%b%b" % (method.encode("ascii"), target, endpoint_lines, request_lines)
+    if length is None:
+        return head + b"\r\n"
+    return b"%bcontent-length: %d\r\n\r\n" % (head, length)
