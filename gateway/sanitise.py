@@ -14,7 +14,7 @@ Path = tuple[int | str, ...]
 
 _CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
 _RAW_C1 = re.compile(rb"\xc2[\x80-\x9f]")
-_ESCAPED = re.compile(rb"\\u00[014-9]")  # letters too: body.py looks for them in the same scan
+_ESCAPED = re.compile(rb"\\(?:u00[014-9]|b|f)")  # letters too: body.py looks for them in the same scan
 _SURROGATE = re.compile(
     rb"(\\[^u]"  # an escaped backslash, after which a `u` is only a letter
     rb"|\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2})"  # a pair is one character

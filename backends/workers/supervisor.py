@@ -95,7 +95,7 @@ class Supervisor:
                 raise WorkerFailedError(snapshot)
 
     async def stop(self) -> None:
-        """Drains: SIGTERM to every server, then SIGKILL to what is left after its grace; cancelled, it kills at once."""
+        """SIGTERM to every server, then SIGKILL to what is left after its grace; cancelled, it kills at once."""
         self._cancel()
         try:
             await asyncio.gather(*self._tasks, return_exceptions=True)

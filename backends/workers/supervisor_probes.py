@@ -11,6 +11,9 @@ Probe = Callable[[], Awaitable[object]]
 """Returns when all is well; raises, with a message for operators, when it is not."""
 
 
+_CONNECT_TIMEOUT = 1.0
+
+
 class ProbeFailedError(Exception):
     """A health check got no 200."""
 
@@ -35,7 +38,8 @@ async def check_http(url: str) -> None:
 async def problem_of(probe: Probe, timeout: float) -> str | None:
     """Why a probe failed, or None."""
     try:
-        await asyncio.wait_for(probe(), timeout)
+        async with asyncio.timeout(timeout):  # not wait_for: before Python 3.12 it can swallow a cancellation
+            await probe()
     except TimeoutError:
         return f"no answer within {timeout:g} s"
     except Exception as error:  # a probe may be anyone's code: no failure of it may end the supervision
@@ -46,7 +50,8 @@ async def problem_of(probe: Probe, timeout: float) -> str | None:
 async def listening(host: str, port: int) -> bool:
     """Whether anything accepts connections there."""
     try:
-        _, writer = await asyncio.wait_for(asyncio.open_connection(host, port), timeout=1.0)
+        async with asyncio.timeout(_CONNECT_TIMEOUT):
+            _, writer = await asyncio.open_connection(host, port)
     except (OSError, TimeoutError):
         return False
     writer.close()

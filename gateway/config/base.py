@@ -60,9 +60,9 @@ Number = Annotated[float, Field(strict=True, allow_inf_nan=False), _TYPED]
 Integer = Annotated[int, Field(strict=True), _TYPED]
 Flag = Annotated[bool, Field(strict=True), _TYPED]
 #: A share between 0 and 1.
-Ratio = Annotated[Number, Field(ge=0, le=1)]
+Ratio = Annotated[float, Field(strict=True, ge=0, le=1, allow_inf_nan=False), _TYPED]
 #: A whole number, 1 or more.
-Count = Annotated[Integer, Field(ge=1, le=2**31 - 1)]
+Count = Annotated[int, Field(strict=True, ge=1, le=2**31 - 1), _TYPED]
 
 
 def _secret(value: SecretStr) -> SecretStr:

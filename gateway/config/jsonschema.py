@@ -41,7 +41,8 @@ def _as_written(value: dict[str, Any], *, optional: bool = False) -> dict[str, A
     if isinstance(value.get("additionalProperties"), dict):
         value["additionalProperties"] = _as_written(value["additionalProperties"])
     if "$ref" in value and optional:  # a section with all its keys commented out
-        return {**value, "anyOf": [{"$ref": value.pop("$ref")}, {"type": "null"}]}
+        section = {"$ref": value.pop("$ref")}
+        return {**value, "anyOf": [section, {"type": "null"}]}
     if "oneOf" in value:  # alternatives by `mode`, which may be left out
         alternatives = [*value.pop("oneOf"), {"type": "null"}]
         value.pop("discriminator", None)

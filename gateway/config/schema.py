@@ -97,7 +97,7 @@ __all__ = [
 
 
 class Config(Section):
-    """gateway.yaml."""
+    """The configuration of a Seawall gateway."""
 
     server: Annotated[ServerConfig, BeforeValidator(or_empty)] = Field(
         default_factory=ServerConfig, description="The listener and the process."

@@ -50,7 +50,7 @@ class ServerTimeouts(Section):
         10.0, description="From a request's first byte to the end of its headers.", examples=["10s"]
     )
     body: PositiveDuration = Field(
-        60.0, description="Longest silence while a request's body is arriving.", examples=["60s"]
+        60.0, description="Longest silence while a request's body is arriving.", examples=["1m"]
     )
     idle: PositiveDuration = Field(
         75.0, description="How long an idle keep-alive connection stays open.", examples=["75s"]
@@ -80,7 +80,7 @@ class ServerConfig(Section):
         512 * 2**20,
         gt=0,
         description="Request bodies held in memory over all connections of a process; "
-        "above it new bodies are not read until others are done.",
+        "above it requests with a body are answered 503.",
         examples=["512MiB"],
     )
     max_header_size: Size = Field(
@@ -91,7 +91,7 @@ class ServerConfig(Section):
         examples=["32KiB"],
     )
     max_connections: Count = Field(
-        10000, description="Open client connections of a process; more wait to be accepted.", examples=[10000]
+        10000, description="Open client connections of a process; more are closed at once.", examples=[10000]
     )
     drain: Duration = Field(
         30.0,

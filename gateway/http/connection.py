@@ -152,6 +152,7 @@ class ClientConnection(asyncio.Protocol):
             )
             return
         self._chunks.append(body)
+        self.deadline = self._loop.time() + self._server.limits.body_timeout
 
     def on_message_complete(self) -> None:
         request = self._request

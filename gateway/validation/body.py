@@ -36,6 +36,7 @@ MAX_CONTAINERS = 500_000
 _SMALL = 4096  # bytes up to which counting brackets is cheaper than walking the document
 _TOO_DEEP = f"The JSON of this request is nested more than {MAX_DEPTH} levels deep"
 _CONTAINERS = frozenset({dict, list})
+_MAX_MENDED_ESCAPES = 250_000  # mending looks at each of a body's escapes: some 0.2 s of work at most
 _LARGE = 1 << 20  # bytes from which brackets are counted before parsing
 _ESCAPED_LETTER = re.compile(rb"\\u00[4-7]")  # no serializer writes these; they could spell `model` another way
 _MISSPELT_MODEL = frozenset(map("".join, product(*((c, c.upper()) for c in "model")))) - {"model"}
@@ -92,7 +93,7 @@ def _load(body: bytes) -> tuple[dict[str, Any], bool]:
     try:
         document = orjson.loads(body)
     except orjson.JSONDecodeError as error:
-        if "surrogate" not in error.msg or "UTF-8" in error.msg:
+        if "surrogate" not in error.msg or "UTF-8" in error.msg or body.count(b"\\") > _MAX_MENDED_ESCAPES:
             raise _unreadable_json(body, error) from None
         document, mended = _load_without_surrogates(body), True
     if type(document) is not dict:

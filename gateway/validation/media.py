@@ -23,6 +23,7 @@ AUDIO_TYPES = {
 }
 
 _HEAD = 87_380  # base64 characters of the first 64 KiB, where nearly every file says what it is
+_MAX_DATA_HEAD = 512  # characters of a data: URL before its data
 _JPEG_SEGMENTS = 1_000
 _ALIASES = {"image/jpg": "image/jpeg", "image/pjpeg": "image/jpeg"}
 _INPUT_AUDIO = {"wav": "audio/wav", "mp3": "audio/mpeg", "flac": "audio/flac", "ogg": "audio/ogg"}
@@ -75,13 +76,13 @@ def image_size(data: bytes) -> tuple[int, int] | None:
     """(width, height) in pixels from an image's header; None where it cannot be read or says nothing."""
     width = height = 0
     match image_type(data):
-        case "image/png" if data[12:16] == b"IHDR":
+        case "image/png" if data[12:16] == b"IHDR" and len(data) >= 24:
             width, height = _big(data[16:20]), _big(data[20:24])
         case "image/jpeg":
             width, height = _jpeg_size(data)
         case "image/webp":
             width, height = _webp_size(data)
-        case "image/gif":
+        case "image/gif" if len(data) >= 10:
             width, height = _little(data[6:8]), _little(data[8:10])
     return (width, height) if width and height else None
 
@@ -125,17 +126,17 @@ def _little(data: bytes) -> int:
 
 def data_url_problem(url: str) -> str | None:
     """What is wrong with an image's `data:` URL, in words for the client; None if nothing."""
-    head, comma, payload = url[5:].partition(",")
-    media_type, *parameters = head.lower().split(";")
-    if not comma or "base64" not in (p.strip() for p in parameters):
+    comma = url.find(",", 5, _MAX_DATA_HEAD)
+    media_type, *parameters = url[5 : max(comma, 5)].lower().split(";")
+    if "base64" not in (parameter.strip() for parameter in parameters):
         return "must be an http(s) URL or a data: URL in base64, as in data:image/png;base64,..."
-    return base64_image_problem(payload, media_type.strip())
+    return base64_image_problem(url, media_type.strip(), comma + 1)
 
 
-def base64_image_problem(payload: Any, media_type: str) -> str | None:
-    """What is wrong with an image in base64 that is declared as `media_type`; None if nothing."""
+def base64_image_problem(payload: Any, media_type: str, start: int = 0) -> str | None:
+    """What is wrong with the image in base64 from `start` on that is declared as `media_type`; None if nothing."""
     declared = _ALIASES.get(media_type.lower(), media_type.lower())
-    head = _decode(payload, _HEAD)
+    head = _decode(payload, start, _HEAD)
     if head is None:
         return "must be valid base64"
     if not head:
@@ -146,7 +147,7 @@ def base64_image_problem(payload: Any, media_type: str) -> str | None:
     if declared != found:
         return f"is declared as {declared} but holds a {IMAGE_TYPES[found]} image"
     # A JPEG's size may follow any amount of metadata.
-    size = image_size(head) or (image_size(_decode(payload, None) or b"") if len(payload) > _HEAD else None)
+    size = image_size(head) or (image_size(_decode(payload, start, len(payload)) or b""))
     if size is None:
         return "must be a whole image: its size cannot be read"
     if size[0] * size[1] > MAX_PIXELS:
@@ -156,7 +157,7 @@ def base64_image_problem(payload: Any, media_type: str) -> str | None:
 
 def audio_problem(payload: Any, declared: Any) -> str | None:
     """What is wrong with a chat message's sound in base64; None if nothing, or if its format has no magic number."""
-    head = _decode(payload, 64)
+    head = _decode(payload, 0, 64)
     if head is None:
         return "must hold valid base64 in data"
     if not head:
@@ -172,14 +173,15 @@ def audio_problem(payload: Any, declared: Any) -> str | None:
     return None
 
 
-def _decode(payload: Any, limit: int | None) -> bytes | None:
-    """The first `limit` base64 characters decoded (a multiple of four), all for None; None if they are not base64."""
+def _decode(payload: Any, start: int, limit: int) -> bytes | None:
+    """Up to `limit` base64 characters from `start` on, decoded; None if they are not base64."""
     if not isinstance(payload, str):
         return None
-    part = payload[:limit]
-    if any(space in part[:256] for space in "\r\n "):  # wrapped lines, as in MIME: their length is no multiple of four
+    part = payload[start : start + limit]
+    if any(space in part[:256] for space in "\r\n "):  # wrapped lines, as in MIME
         part = "".join(part.split())
-        part = part[: len(part) // 4 * 4] if limit is not None and len(payload) > limit else part
+    if start + limit < len(payload):
+        part = part[: len(part) // 4 * 4]
     try:
         return binascii.a2b_base64(part)
     except ValueError:

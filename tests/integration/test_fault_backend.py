@@ -13,7 +13,7 @@ import pytest
 from tests.support.counting_model import count_text
 from tests.support.fault_backend import FaultBackend
 from tests.support.faults import PRESETS, Fault, fault, from_json
-from tests.support.processes import FaultProcess, ProcessFailedError, occupied_port
+from tests.support.processes import FaultProcess, ProcessFailedError, occupied_port, status_of
 from tests.support.vllm_answers import AUDIO, VllmModel
 
 CHAT = {"model": "tiny", "messages": [{"role": "user", "content": "count"}]}
@@ -158,6 +158,8 @@ async def test_speech_images_embeddings_and_metrics_answer(client: Client) -> No
     assert len(json.loads((await client.unary())[1])["data"]) == 2
     await client.send("/v1/embeddings", {"model": "tiny", "input": ["a", "b c"]})
     assert json.loads((await client.unary())[1])["usage"]["prompt_tokens"] == 3
+    await client.send("/v1/embeddings", {"model": "tiny", "input": "a", "encoding_format": "base64"})
+    assert isinstance(json.loads((await client.unary())[1])["data"][0]["embedding"], str)
     await client.send("/metrics", method="GET")
     assert b'vllm:num_requests_running{engine="0",model_name="tiny"} 0.0' in (await client.unary())[1]
 
@@ -220,6 +222,15 @@ async def test_client_that_leaves_is_seen_at_once_and_as_aborted(backend: FaultB
     assert (seen.path, seen.status) == ("/v1/chat/completions", None)
 
 
+async def test_client_that_leaves_a_stream_is_seen_with_its_tokens(backend: FaultBackend, client: Client) -> None:
+    backend.inject(fault("stall", after=4))
+    await client.send("/v1/chat/completions", CHAT | {"stream": True})
+    await backend.log.wait_for(lambda log: log.total and log[0].tokens_sent == 4)
+    client.close()
+    [seen] = await backend.log.wait_for_state("aborted", timeout=0.5)
+    assert (seen.status, seen.tokens_sent) == (200, 4)
+
+
 async def test_stale_connection_closes_only_when_reused(backend: FaultBackend, client: Client) -> None:
     backend.inject("stale_connection")
     await client.send("/v1/chat/completions", CHAT)
@@ -228,31 +239,39 @@ async def test_stale_connection_closes_only_when_reused(backend: FaultBackend, c
     assert await client.reader.read() == b""
 
 
-BYTES: list[tuple[str, Fault, bool, str]] = [
-    ("half JSON, right length", fault("half_json"), True, r"content-length: (\d+)\r\n.*\{\"id\""),
-    ("HTML with 200", fault("html_200"), False, r"text/html.*<h1>It works!"),
-    ("empty 200", fault("empty_200"), False, r"content-length: 0\r\n.*\r\n\r\n$"),
-    ("malformed chunked", fault("malformed_chunked"), False, r"5\r\n\{\"id\"\r\nXYZ\r\n"),
-    ("not HTTP", fault("not_http"), False, r"^-ERR unknown command\r\n$"),
-    ("1xx first", fault("informational"), False, r"^HTTP/1.1 100 .*HTTP/1.1 103 .*HTTP/1.1 200 OK"),
-    ("HTTP/1.0 without length", fault("http10"), False, r"^HTTP/1\.0 200 OK\r\n(?!.*content-length)"),
-    ("connection: close", fault("connection_close"), False, r"connection: close\r\n"),
-    ("large header", fault("large_header", pad=100_000), False, r"x-large: a{100000}\r\n"),
-    ("overloaded", fault("overloaded"), False, r"^HTTP/1.1 503 .*retry-after: 1\r\n"),
-    ("wrong length", fault("half_json_wrong_length"), False, r"content-length: \d+\r\n"),
+BYTES: list[tuple[str, Fault, str]] = [
+    ("HTML with 200", fault("html_200"), r"text/html.*<h1>It works!"),
+    ("empty 200", fault("empty_200"), r"content-length: 0\r\n.*\r\n\r\n$"),
+    ("malformed chunked", fault("malformed_chunked"), r"5\r\n\{\"id\"\r\nXYZ\r\n"),
+    ("not HTTP", fault("not_http"), r"^-ERR unknown command\r\n$"),
+    ("1xx first", fault("informational"), r"^HTTP/1.1 100 .*HTTP/1.1 103 .*HTTP/1.1 200 OK"),
+    ("HTTP/1.0 without length", fault("http10"), r"^HTTP/1\.0 200 OK\r\n(?!.*content-length)"),
+    ("connection: close", fault("connection_close"), r"connection: close\r\n"),
+    ("large header", fault("large_header", pad=100_000), r"x-large: a{100000}\r\n"),
+    ("overloaded", fault("overloaded"), r"^HTTP/1.1 503 .*retry-after: 1\r\n"),
 ]
 
 
-@pytest.mark.parametrize(("fault_on", "pattern"), [(case[1], case[3]) for case in BYTES], ids=[c[0] for c in BYTES])
+@pytest.mark.parametrize(("fault_on", "pattern"), [(case[1], case[2]) for case in BYTES], ids=[c[0] for c in BYTES])
 async def test_bytes_on_the_wire(backend: FaultBackend, client: Client, fault_on: Fault, pattern: str) -> None:
     backend.inject(fault_on)
     await client.send("/v1/chat/completions", CHAT, headers="connection: close\r\n")
     raw = (await client.reader.read()).decode("latin-1")
     assert re.search(pattern, raw, re.DOTALL), raw[:500]
-    if "wrong_length" in str(fault_on) or fault_on.kind == "half_body":
-        claimed = int(re.findall(r"content-length: (\d+)", raw)[0])
-        sent = len(raw.partition("\r\n\r\n")[2])
-        assert (claimed == sent) is not fault_on.claim_length
+
+
+@pytest.mark.parametrize(("name", "share_sent"), [("half_json", 1.0), ("half_json_wrong_length", 0.5)])
+async def test_half_of_the_right_answer_with_the_right_or_the_wrong_length(
+    backend: FaultBackend, client: Client, name: str, share_sent: float
+) -> None:
+    backend.inject(name)
+    await client.send("/v1/chat/completions", CHAT | {"stream": True}, headers="connection: close\r\n")
+    status, headers = await client.head()
+    body = await client.reader.read()
+    assert (status, headers["content-type"]) == (200, "application/json")
+    assert len(body) == pytest.approx(int(headers["content-length"]) * share_sent, abs=1)
+    with pytest.raises(ValueError):
+        json.loads(body)
 
 
 async def test_endless_headers_end_only_with_the_client(backend: FaultBackend, client: Client) -> None:
@@ -337,7 +356,10 @@ def test_process_is_controlled_over_http_and_by_signals() -> None:
         process.inject("engine_dead", {"kind": "split", "size": 2, "times": 1})
         process.wait_ready(process.url + "/health")
         assert [seen["path"] for seen in process.requests()] == ["/health"]
+        process.inject("kill")
+        assert status_of(process.url + "/health") is None
         process.heal()
+        assert status_of(process.url + "/health") == 200
         process.kill()
         assert process.returncode == -9
         with FaultProcess(port=process.port) as again:

@@ -2,9 +2,9 @@
 
 In-process: `async with FaultBackend() as backend: backend.inject(fault("rst_mid_stream", times=1))`.
 As a process: `python -m tests.support.fault_backend --port 9001`, or the same by this file's path; it prints
-`ready URL` when it listens. Control over HTTP: `POST /_fault` (an object or a list of them; replaces), `DELETE /_fault`
-(heals), `GET /_fault`, `GET|DELETE /_requests`, `POST /_set` (pace, concurrency, gauges). Faults on accept bar the
-way to these too: give a control port.
+`ready URL CONTROL_URL` when it listens. Control over HTTP: `POST /_fault` (an object or a list of them; replaces),
+`DELETE /_fault` (heals), `GET /_fault`, `GET|DELETE /_requests`, `POST /_set` (pace, concurrency, gauges). Faults on
+accept bar the way to these too: give a control port.
 """
 
 from __future__ import annotations
@@ -208,7 +208,8 @@ class FaultBackend:
 
     async def _pause(self, seconds: float | None) -> None:
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._healed.wait(), seconds)
+            async with asyncio.timeout(seconds):
+                await self._healed.wait()
 
     def _seen(self, connection: Connection, request: RawRequest, faults: list[Fault]) -> SeenRequest:
         seen = SeenRequest(
@@ -319,7 +320,8 @@ async def _main(options: argparse.Namespace) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopped.set)
     async with backend:
-        print(f"ready {backend.url}", flush=True)
+        control = backend.port if backend.control_port is None else backend.control_port
+        print(f"ready {backend.url} http://{backend.host}:{control}", flush=True)
         script = asyncio.create_task(_run_script(backend, json.loads(options.script)))
         await stopped.wait()
         script.cancel()

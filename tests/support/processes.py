@@ -198,9 +198,9 @@ class FaultProcess(Process):
 
     def __init__(self, *options: str, port: int = 0) -> None:
         script = str(Path(__file__).with_name("fault_backend.py"))
-        super().__init__([sys.executable, script, "--port", str(port), *options])
+        super().__init__([sys.executable, script, "--port", str(port), "--control-port", "0", *options])
         try:
-            self.url = self.wait_for_line("ready http").split()[1]
+            _, self.url, self._control_url = self.wait_for_line("ready http").split()
         except BaseException:
             self.close()
             raise
@@ -225,7 +225,7 @@ class FaultProcess(Process):
 
     def _control(self, method: str, path: str, body: Any = None) -> Any:
         data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(self.url + path, data, method=method, headers={"connection": "close"})
+        request = urllib.request.Request(self._control_url + path, data, method=method, headers={"connection": "close"})
         with urllib.request.urlopen(request, timeout=5) as answer:
             return json.load(answer)
 
