@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from pydantic import BaseModel, SecretStr
+from pydantic.fields import FieldInfo
 
 from gateway.config.base import Section
 from gateway.config.schema import Config
@@ -20,9 +21,10 @@ def _compare(old: Any, new: Any, path: str, unit: Unit | None) -> Iterator[str]:
         return
     if isinstance(old, Section) and type(old) is type(new):
         for name, info in type(old).model_fields.items():
-            field_unit = next((mark for mark in info.metadata if isinstance(mark, Unit)), None)
-            yield from _compare(getattr(old, name), getattr(new, name), f"{path}.{name}" if path else name, field_unit)
-    elif (before := _named(old)) is not None and (after := _named(new)) is not None:
+            at = f"{path}.{name}" if path else name
+            yield from _compare(getattr(old, name), getattr(new, name), at, _unit(info))
+    elif _has_names(old, new):
+        before, after = _named(old), _named(new)
         for name in [*before, *(name for name in after if name not in before)]:
             at = f"{path}.{name}" if isinstance(old, Mapping) else f"{path}[{name}]"
             if name not in after:
@@ -38,13 +40,21 @@ def _compare(old: Any, new: Any, path: str, unit: Unit | None) -> Iterator[str]:
         yield f"{path}: changed (secret)" if was == now else f"{path}: {was} -> {now}"
 
 
-def _named(value: Any) -> Mapping[str, Any] | None:
-    """Entries by name, of a mapping or of a list of sections that have names."""
-    if isinstance(value, Mapping):
-        return value
-    if isinstance(value, tuple) and value and all(hasattr(entry, "name") for entry in value):
-        return {entry.name: entry for entry in value}
-    return None
+def _unit(info: FieldInfo) -> Unit | None:
+    return next((mark for mark in info.metadata if isinstance(mark, Unit)), None)
+
+
+def _has_names(old: Any, new: Any) -> bool:
+    """Whether both are mappings, or lists of sections that have names."""
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        return True
+    if isinstance(old, tuple) and isinstance(new, tuple):
+        return all(isinstance(entry, Section) and "name" in type(entry).model_fields for entry in old + new)
+    return False
+
+
+def _named(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {entry.name: entry for entry in value}
 
 
 def _shown(value: Any, unit: Unit | None) -> str:
@@ -59,10 +69,6 @@ def _shown(value: Any, unit: Unit | None) -> str:
     if isinstance(value, tuple | list):
         return f"[{', '.join(_shown(entry, unit) for entry in value)}]"
     if isinstance(value, BaseModel):
-        entries = ((name, getattr(value, name)) for name in type(value).model_fields)
-        units = {
-            name: next((mark for mark in info.metadata if isinstance(mark, Unit)), None)
-            for name, info in type(value).model_fields.items()
-        }
-        return f"{{{', '.join(f'{name}: {_shown(entry, units[name])}' for name, entry in entries)}}}"
+        fields = type(value).model_fields.items()
+        return f"{{{', '.join(f'{name}: {_shown(getattr(value, name), _unit(info))}' for name, info in fields)}}}"
     return str(value)

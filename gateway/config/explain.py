@@ -9,6 +9,7 @@ from pydantic import BaseModel, ValidationError
 
 from gateway.config.inherit import lineage
 from gateway.config.problems import Problem, closest, kind_of, shown
+from gateway.config.scalars import typed
 from gateway.config.schema import Config
 from gateway.config.tree import UNKNOWN, Node, Path, Position, dotted
 
@@ -88,9 +89,12 @@ def _not_one_of(expected: str, value: Any, context: _Details) -> tuple[str, str]
     return message, hint if hint.startswith("did") else ""
 
 
-def _must_be(what: str, hint_for_string: str = "") -> Callable[[Any, _Details], tuple[str, str]]:
+def _must_be(what: str, hint: str = "", if_quoted: tuple[type, ...] = ()) -> Callable[[Any, _Details], tuple[str, str]]:
+    """`hint` is given for strings; with `if_quoted`, only for those that are a value of such a type in quotes."""
+
     def words(value: Any, _: _Details) -> tuple[str, str]:
-        return f"must be {what}, not {kind_of(value)}", hint_for_string if isinstance(value, str) else ""
+        fits = isinstance(value, str) and (not if_quoted or type(typed(value)) in if_quoted)
+        return f"must be {what}, not {kind_of(value)}", hint if fits else ""
 
     return words
 
@@ -106,7 +110,7 @@ def _text(value: Any, _: _Details) -> tuple[str, str]:
 
 
 _MAPPING = _must_be("a mapping (key: value)")
-_NO_QUOTES = "a number is written without quotes"
+_NO_QUOTES = "leave out the quotes"
 _WORDS: dict[str, Callable[[Any, _Details], tuple[str, str]]] = {
     "missing": lambda _, __: ("is required", ""),
     "model_type": _MAPPING,
@@ -114,11 +118,11 @@ _WORDS: dict[str, Callable[[Any, _Details], tuple[str, str]]] = {
     "dict_type": _MAPPING,
     "list_type": _must_be("a list"),
     "tuple_type": _must_be("a list", "put it in [ ]"),
-    "int_type": _must_be("a whole number", _NO_QUOTES),
+    "int_type": _must_be("a whole number", _NO_QUOTES, (int,)),
     "int_from_float": _must_be("a whole number"),
-    "float_type": _must_be("a number", _NO_QUOTES),
+    "float_type": _must_be("a number", _NO_QUOTES, (int, float)),
     "finite_number": _must_be("a finite number"),
-    "bool_type": _must_be("true or false", "without quotes"),
+    "bool_type": _must_be("true or false", _NO_QUOTES, (bool,)),
     "string_type": _text,
     "too_short": lambda _, __: ("must not be empty", ""),
     "string_too_long": lambda _, context: (f"must be at most {context['max_length']} characters long", ""),

@@ -6,7 +6,7 @@ from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
 
 from gateway.config.base import Count, Flag, Integer, Name, Number, Ratio, Section, invalid, or_empty
 from gateway.config.problems import closest, shown
-from gateway.config.units import _DURATION_PATTERN, Duration, PositiveDuration, Unit, parse_duration
+from gateway.config.units import DURATION_PATTERN, Duration, PositiveDuration, Unit, parse_duration
 from policies.outcome import CONSEQUENCES, Elsewhere, ErrorKind
 
 Balance = Literal["round_robin", "random", "p2c", "least_load", "prefix", "session"]
@@ -166,7 +166,7 @@ class HedgePolicy(Section):
             {
                 "anyOf": [
                     {"type": "number", "exclusiveMinimum": 0},
-                    {"type": "string", "pattern": _DURATION_PATTERN},
+                    {"type": "string", "pattern": DURATION_PATTERN},
                     {"const": "p95"},
                     {"type": "null"},
                 ],

@@ -14,6 +14,7 @@ from gateway.config.units import format_duration
 #: Kinds that serve only text, or only images. The others may be either.
 TEXT_KINDS = frozenset({"vllm", "sglang", "llamacpp", "tgi", "ollama", "anthropic", "embedded"})
 IMAGE_KINDS = frozenset({"diffusers"})
+_WILDCARD = frozenset("*?[")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +41,7 @@ def check_references(raw: Mapping[str, Any]) -> list[Finding]:
 
 
 def check_semantics(config: Config) -> list[Finding]:
-    """Everything else that goes across settings, errors and warnings; references are known to be sound."""
+    """Everything else that goes across settings, errors and warnings. Unknown names are passed over here."""
     return [
         *_duplicates(config),
         *_exposure(config),
@@ -100,7 +101,7 @@ def _duplicates(config: Config) -> Iterator[Finding]:
         if key.name in names:
             yield Finding(("auth", "keys", number, "name"), f"the name {key.name!r} is taken by an earlier key")
         elif key.digest in digests:
-            yield Finding(("auth", "keys", number, "key"), f"the same key as {digests[key.digest]!r}'s")
+            yield Finding(("auth", "keys", number, "key"), f"the key {digests[key.digest]!r} is the same")
         names.add(key.name)
         digests.setdefault(key.digest, key.name)
     routes: set[str] = set()
@@ -143,26 +144,26 @@ def _unused(config: Config) -> Iterator[Finding]:
 
 def _tiers(config: Config, number: int, route: RouteConfig) -> Iterator[Finding]:
     """Tiers of one route: no endpoint twice, one sort of model, and room for what the primary takes."""
-    primary = config.backends[route.backends[0]].kind
-    sort = next((kinds for kinds in (TEXT_KINDS, IMAGE_KINDS) if primary in kinds), None)
-    lengths = [length for name in route.backends if (length := config.backends[name].context_length)]
+    primary = [config.backends[name] for name in route.backends if name in config.backends]
+    lengths = [backend.context_length for backend in primary if backend.context_length]
+    made = ""
     seen: set[tuple[str, str | None]] = set()
     for depth, tier in enumerate(route.tiers):
         for place, target in enumerate(tier):
             at: Path = ("routes", number, "backends", place)
             if depth:
                 at = ("routes", number, "fallback", depth - 1, place)
-            backend = config.backends[target.backend]
+            backend = config.backends.get(target.backend)
+            if backend is None:
+                continue
             model = target.model or backend.model
             if (target.backend, model) in seen:
                 yield Finding(at, f"{target.backend} is in this route already, with the same model")
             seen.add((target.backend, model))
-            sort = sort or next((kinds for kinds in (TEXT_KINDS, IMAGE_KINDS) if backend.kind in kinds), None)
-            if backend.kind in TEXT_KINDS | IMAGE_KINDS and sort is not None and backend.kind not in sort:
-                makes = ("images", "text") if backend.kind in IMAGE_KINDS else ("text", "images")
-                message = (
-                    f"{target.backend} ({backend.kind}) makes {makes[0]}, where the route's others make {makes[1]}"
-                )
+            makes = _makes(backend.kind)
+            made = made or makes
+            if makes and makes != made:
+                message = f"{target.backend} ({backend.kind}) makes {makes}, where the route's others make {made}"
                 yield Finding(at, message)
             if depth and backend.context_length and lengths and backend.context_length < max(lengths):
                 message = (
@@ -172,25 +173,31 @@ def _tiers(config: Config, number: int, route: RouteConfig) -> Iterator[Finding]
                 yield _warning(at, message)
 
 
+def _makes(kind: str) -> str:
+    """What a kind of backend gives, where that is sure."""
+    return "text" if kind in TEXT_KINDS else "images" if kind in IMAGE_KINDS else ""
+
+
 def _unreachable(config: Config) -> Iterator[Finding]:
-    earlier: list[tuple[str, int, RouteConfig]] = []
+    exact: dict[str, int] = {}  # pattern to the first route that has it
+    globs: dict[str, int] = {}
     for number, route in enumerate(config.routes):
         for place, pattern in enumerate(route.model):
-            for covering, other_number, other in earlier:
-                if covers(covering, pattern):
-                    whole = "this route is" if len(route.model) == 1 else f"{pattern!r} is"
-                    name = "the same route" if other_number == number else f"route {other.name!r}"
-                    message = f"{whole} never reached: {name} takes {covering!r} first"
-                    yield _warning(("routes", number, "model", place), message, "put the narrower one first")
-                    break
-            earlier.append((pattern, number, route))
+            covering = pattern if pattern in exact else next((glob for glob in globs if covers(glob, pattern)), None)
+            if covering is not None:
+                other = exact.get(covering, globs.get(covering, number))
+                whole = "this route is" if len(route.model) == 1 else f"{pattern!r} is"
+                name = "the same route" if other == number else f"route {config.routes[other].name!r}"
+                message = f"{whole} never reached: {name} takes {covering!r} first"
+                yield _warning(("routes", number, "model", place), message, "put the narrower one first")
+            (globs if _WILDCARD.intersection(pattern) else exact).setdefault(pattern, number)
 
 
 def covers(wide: str, narrow: str) -> bool:
     """Whether one model pattern surely matches whatever another does. Says no where it can't tell."""
     if wide in ("*", narrow):
         return True
-    if not any(mark in narrow for mark in "*?["):
+    if not _WILDCARD.intersection(narrow):
         return fnmatchcase(narrow, wide)
     # A `*` swallows the other's wildcards whole; `?` and `[` on either side would need real inclusion of languages.
     return "?" not in wide and "[" not in wide + narrow and fnmatchcase(narrow, wide)

@@ -24,7 +24,7 @@ _BYTES = {
 }
 _NUMBER = r"[0-9]+(?:\.[0-9]+)?"
 _QUANTITY = re.compile(rf"({_NUMBER}) ?([A-Za-z]*)", re.ASCII)
-_DURATION_PATTERN = rf"^{_NUMBER} ?(ms|s|m|h)?$"
+DURATION_PATTERN = rf"^{_NUMBER} ?(ms|s|m|h)?$"
 _SIZE_PATTERN = rf"^{_NUMBER} ?({'|'.join(_BYTES)})?$"
 _LONGEST = 40  # characters of a bad value repeated in a message
 
@@ -133,7 +133,7 @@ Duration = Annotated[
     Unit("duration"),
     WithJsonSchema(
         {
-            "anyOf": [{"type": "number", "minimum": 0}, {"type": "string", "pattern": _DURATION_PATTERN}],
+            "anyOf": [{"type": "number", "minimum": 0}, {"type": "string", "pattern": DURATION_PATTERN}],
             "x-unit": "duration",
         }
     ),

@@ -1,0 +1,47 @@
+"""The head of what goes back to the client: the backend's own headers, and what Seawall says of the answer."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from urllib.parse import quote
+
+from gateway.context import RequestContext
+from gateway.http.message import HOP_BY_HOP
+from gateway.upstream.connection import UpstreamHead
+
+_DROPPED = HOP_BY_HOP | {b"content-length", b"server", b"x-correlation-id", b"x-request-id", b"x-should-retry"}
+_UNSAFE = re.compile(r"[^\x20-\x7e]")
+
+
+def safe(value: str) -> str:
+    """A value that can stand in a header: anything but printable ASCII is percent-encoded."""
+    return quote(value, safe=" !#$&'()*+,/:;=?@[]-._~") if _UNSAFE.search(value) else value
+
+
+def identity_lines(correlation_id: str) -> bytes:
+    """The headers that every answer carries."""
+    name = correlation_id.encode("ascii")
+    return b"x-correlation-id: %b\r\nx-request-id: %b\r\n" % (name, name)
+
+
+def error_lines(headers: Mapping[str, str]) -> bytes:
+    """Header lines of an error's own headers."""
+    return "".join(f"{name.lower()}: {value}\r\n" for name, value in headers.items()).encode("latin-1")
+
+
+def attempt_lines(ctx: RequestContext, now: float) -> bytes:
+    """How the answer came about: attempts, time spent in Seawall, and where they apply warning and degradation."""
+    overhead = max(0.0, now - ctx.request.received_at - ctx.backend_time) * 1000
+    lines = b"x-seawall-attempts: %d\r\nx-seawall-overhead-ms: %.3f\r\n" % (len(ctx.attempts), overhead)
+    if ctx.degraded is not None:
+        lines += f"x-seawall-degraded: {ctx.degraded}\r\n".encode("ascii")
+    if ctx.warning is not None:
+        lines += f"x-seawall-warning: {safe(ctx.warning)}\r\n".encode("ascii")
+    return lines
+
+
+def answer_lines(ctx: RequestContext, head: UpstreamHead, candidate_lines: bytes, now: float) -> bytes:
+    """All header lines of a proxied answer but its framing."""
+    own = b"".join([b"%b: %b\r\n" % item for item in head.headers if item[0] not in _DROPPED])
+    return own + identity_lines(ctx.correlation_id) + candidate_lines + attempt_lines(ctx, now)
