@@ -9,16 +9,18 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from enum import Enum
+from time import monotonic
 from typing import TYPE_CHECKING
 
 from backends.dialect import ResponseHead
-from gateway.relay.sse import FrameScanner, FrameTooLargeError, StreamShape, data_of, document_of, split
+from gateway.relay.sse import FrameScanner, FrameTooLargeError, StreamShape, data_of, document_of, shape_for, split
 from gateway.upstream.connection import Break, Sink, UpstreamConnection, UpstreamHead
 from gateway.upstream.pool import PoolExhaustedError
 from policies.outcome import ErrorKind, Failure
 
 if TYPE_CHECKING:
-    from gateway.endpoint import Endpoint
+    from gateway.runtime import Candidate
+    from policies.breaker import Permit
 
 #: A whole answer up to this size is judged before any of it goes to the client; a larger one is passed on as it comes.
 MAX_JUDGED = 8 * 1024 * 1024
@@ -55,37 +57,34 @@ class Attempt:
         "_settled",
         "_size",
         "body",
+        "candidate",
         "endpoint",
         "failure",
         "head",
         "held",
         "kind",
-        "number",
         "path",
-        "shape",
+        "permit",
         "settled_at",
+        "shape",
         "started",
-        "why",
     )
 
     def __init__(
         self,
-        endpoint: Endpoint,
+        candidate: Candidate,
         path: str,
-        shape: StreamShape,
         request_head: bytes,
         body: bytes,
         settled: Callable[[Attempt], None],
-        *,
-        number: int,
-        why: str,
+        permit: Permit | None,
     ) -> None:
-        self.endpoint = endpoint
+        self.candidate = candidate
+        self.endpoint = endpoint = candidate.endpoint
         self.path = path
-        self.shape = shape
+        self.shape: StreamShape = shape_for(path)
         self.body = body
-        self.number = number
-        self.why = why
+        self.permit = permit
         self.started = 0.0
         self.settled_at = 0.0
         self.failure: Failure | None = None
@@ -106,7 +105,7 @@ class Attempt:
 
     def start(self, connect_timeout: float) -> None:
         """Sends the request on a kept-alive connection or a new one. May settle at once."""
-        self.started = self._loop.time()
+        self.started = monotonic()
         connection = self.endpoint.pool.take()
         if connection is not None:
             self._send(connection)
@@ -236,7 +235,7 @@ class Attempt:
         self._settle()
 
     def _settle(self) -> None:
-        self.settled_at = self._loop.time()
+        self.settled_at = monotonic()
         settled, self._settled = self._settled, _ignore
         settled(self)
 

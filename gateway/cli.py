@@ -136,7 +136,9 @@ def worker_vllm(
         typer.echo("vllm is not installed here. Install it, for example with: pip install 'seawall[vllm]'", err=True)
         raise typer.Exit(1)
     argv = [program, "serve", model, "--host", host, "--port", str(port), *context.args]
-    run_supervised([WorkerSpec(name="vllm", argv=argv, health_url=f"http://{host}:{port}/health", ready_timeout=1800.0)])
+    run_supervised(
+        [WorkerSpec(name="vllm", argv=argv, health_url=f"http://{host}:{port}/health", ready_timeout=1800.0)]
+    )
 
 
 def _supervise(name: str, module: list[str], host: str, port: int) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qs
 
 from gateway.errors.render import Rendering, rendering_for
 from gateway.errors.taxonomy import FailedAttempt, GatewayError
@@ -15,6 +16,7 @@ from policies.outcome import Failure
 
 if TYPE_CHECKING:
     from backends.dialect import Usage
+    from gateway.attempt import Attempt
     from gateway.runtime import Route, Runtime
 
 
@@ -27,23 +29,27 @@ class AttemptRecord:
     number: int
     why: str
     started: float
-    fallback: bool
+    attempt: Attempt
     ms: float = 0.0
     failure: Failure | None = None
 
     def failed(self) -> FailedAttempt:
         """The attempt as the client may see it; only for one that failed."""
         assert self.failure is not None
-        return FailedAttempt(self.backend, self.failure, self.ms, self.fallback)
+        return FailedAttempt(self.backend, self.failure, self.ms, self.attempt.candidate.fallback)
 
 
 class RequestContext:
     """One request on its way. Times are loop time in seconds; `backend_time` is what was spent waiting for others."""
 
     __slots__ = (
+        "_bodies_removed",
+        "_body_fields",
         "api_path",
         "attempts",
         "backend_time",
+        "backend_until",
+        "budget_exhausted",
         "client",
         "correlation_id",
         "deadline",
@@ -52,11 +58,10 @@ class RequestContext:
         "error",
         "facts",
         "first_token_at",
+        "holds_key_slot",
         "key",
         "lines",
-        "method",
-        "native",
-        "released",
+        "model",
         "rendering",
         "request",
         "route",
@@ -73,15 +78,19 @@ class RequestContext:
         self.runtime = runtime
         self.rendering: Rendering = rendering_for(request.path, request.header(b"accept"))
         self.api_path = request.path
-        self.method = request.method
         self.key: ApiKey | None = None
         self.facts: Facts = Facts(request.body)
-        self.native: dict[str, object] | None = None
+        self._body_fields: dict[str, Any] = {}
+        self._bodies_removed: tuple[str, ...] = ()
         self.route: Route | None = None
+        self.model = ""
         self.deadline = float("inf")
         self.deadline_is_clients = False
+        self.holds_key_slot = False
         self.attempts: list[AttemptRecord] = []
+        self.budget_exhausted = False
         self.backend_time = 0.0
+        self.backend_until = 0.0
         self.first_token_at = 0.0
         self.lines = b""
         self.status = 0
@@ -89,9 +98,53 @@ class RequestContext:
         self.usage: Usage | None = None
         self.warning: str | None = None
         self.degraded: str | None = None
-        self.released = False
+
+    # -- what goes to a backend ----------------------------------------------------------------------------------------
+
+    def rewrite(self, fields: dict[str, Any], removed: tuple[str, ...]) -> None:
+        """Has every backend get the body with these fields set and those removed."""
+        self._body_fields = fields
+        self._bodies_removed = removed
+
+    def body_for(self, model: str | None) -> bytes:
+        """The body for a backend that knows the model under this name (None: the client's)."""
+        if self.is_native:
+            return self.facts.with_fields({**self._body_fields, "model": model or self.model}, self._bodies_removed)
+        return self.facts.body if model is None else self.facts.with_model(model)
+
+    def target(self) -> bytes:
+        """The request target for a backend, without the endpoint's base path."""
+        return self.request.target if not self.is_native else self.api_path.encode("ascii")
+
+    @property
+    def is_native(self) -> bool:
+        """Whether the request came in native form and is translated."""
+        return self.api_path != self.request.path
+
+    def query_model(self) -> str | None:
+        """The model named in the query string, for requests without a body that could name it."""
+        if not self.request.query:
+            return None
+        values = parse_qs(self.request.query, max_num_fields=64).get("model")
+        return values[0] if values else None
+
+    def affinity(self, balance: str) -> bytes | None:
+        """What the request has in common with others that should meet the same endpoint, under such balancing."""
+        if balance == "session":
+            return self.request.headers.get(b"x-session-id")
+        return self.facts.prefix() if balance == "prefix" else None
+
+    # -- attempts ------------------------------------------------------------------------------------------------------
+
+    def record_of(self, attempt: Attempt) -> AttemptRecord:
+        """The record of an attempt of this request."""
+        return next(record for record in reversed(self.attempts) if record.attempt is attempt)
+
+    def failed_attempts(self) -> list[FailedAttempt]:
+        """The attempts that failed, in order, as the client may see them."""
+        return [record.failed() for record in self.attempts if record.failure is not None]
 
     @property
     def answered_by(self) -> AttemptRecord | None:
         """The attempt that the client's answer comes from, or None."""
-        return self.attempts[-1] if self.attempts and self.attempts[-1].failure is None else None
+        return next((record for record in reversed(self.attempts) if record.failure is None), None)

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import random
 import ssl
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import Any
 from urllib.parse import urlsplit
 
 from backends.dialect import Dialect
 from backends.registry import dialect_for
-from gateway.config.schema import BackendConfig, CircuitBreakerPolicy
+from gateway.config.schema import BackendConfig, CircuitBreakerPolicy, PolicyConfig
+from gateway.observe.metrics import EndpointMetrics
 from gateway.upstream.pool import Pool
+from policies.breaker import BreakerSettings, CircuitBreaker, Permit, SlowCallSettings, State, Verdict
+from policies.outcome import Blame, Failure
 
-if TYPE_CHECKING:
-    from policies.breaker import CircuitBreaker
-
+#: Seconds that a busy endpoint is left alone when it did not say for how long, and at most.
+DEFAULT_PAUSE = 1.0
+MAX_PAUSE = 60.0
 _ANTHROPIC_VERSION = b"2023-06-01"
 
 
@@ -21,7 +26,7 @@ class Endpoint:
     """State of one endpoint; survives a reload while its configuration stays the same.
 
     `in_flight` counts attempts. `away_until` (loop time) is how long it asked to be left alone. `healthy` is the active
-    probes' view, true until they say otherwise.
+    probes' view, true until they say otherwise; `waiting` and `kv_cache` (0 to 1) are its own gauges, when scraped.
     """
 
     __slots__ = (
@@ -35,26 +40,21 @@ class Endpoint:
         "healthy",
         "in_flight",
         "kv_cache",
+        "message",
         "name",
+        "on_transition",
         "pool",
         "state",
-        "state_message",
         "waiting",
         "weight",
     )
 
-    def __init__(
-        self,
-        name: str,
-        config: BackendConfig,
-        breaker_policy: CircuitBreakerPolicy,
-        breaker: CircuitBreaker,
-        connect_timeout: float,
-    ) -> None:
+    def __init__(self, name: str, config: BackendConfig, policy: PolicyConfig, rng: random.Random) -> None:
         self.name = name
         self.config = config
-        self.breaker_policy = breaker_policy
-        self.breaker = breaker
+        self.breaker_policy = policy.circuit_breaker
+        self.on_transition: Callable[[State], None] = lambda state: None
+        self.breaker = CircuitBreaker(_settings(policy.circuit_breaker), rng.random, on_change=self._changed)
         self.dialect: Dialect = dialect_for(config.kind)
         url = urlsplit(config.url)
         self.base_path = url.path.encode("latin-1")
@@ -63,7 +63,7 @@ class Endpoint:
             url.hostname or "",
             url.port or (443 if url.scheme == "https" else 80),
             limit=config.connections,
-            connect_timeout=connect_timeout,
+            connect_timeout=policy.timeout.connect,
             tls=tls_context(config) if url.scheme == "https" else None,
             server_name=config.tls.server_name or url.hostname,
         )
@@ -72,19 +72,85 @@ class Endpoint:
         self.away_until = 0.0
         self.healthy = True
         self.state = "unknown"
-        self.state_message = ""
+        self.message = ""
         self.waiting = 0.0
         self.kv_cache = 0.0
 
-    @property
-    def full(self) -> bool:
-        """Whether it has as many attempts in flight as its `max_concurrency` allows."""
+    # -- choosing ------------------------------------------------------------------------------------------------------
+
+    def usable(self, now: float) -> bool:
+        """Whether it may be asked now: healthy, below its own limit, its circuit not open."""
         limit = self.config.max_concurrency
-        return limit is not None and self.in_flight >= limit
+        return self.healthy and (limit is None or self.in_flight < limit) and self.breaker.allows(now)
 
     def load(self, now: float) -> float:
-        """Requests it has per unit of weight, those that wait inside it counted (its own gauge, when scraped)."""
+        """Requests it has per unit of weight, those that wait inside it counted."""
         return (self.in_flight + self.waiting) / self.weight
+
+    def retry_after(self, now: float) -> float | None:
+        """Seconds until it may be asked again; None when nothing says."""
+        wait = max(self.away_until - now, self.breaker.retry_after(now) or 0.0)
+        return wait if wait > 0.0 else None
+
+    # -- attempts ------------------------------------------------------------------------------------------------------
+
+    def begin(self, now: float) -> Permit | None:
+        """An attempt starts."""
+        self.in_flight += 1
+        return self.breaker.acquire(now)
+
+    def end(self, permit: Permit | None, failure: Failure | None, seconds: float, now: float) -> None:
+        """An attempt is over; `seconds` to its first token or whole answer."""
+        self.in_flight -= 1
+        if failure is not None and failure.blame is Blame.SOFT:
+            pause = failure.retry_after if failure.retry_after is not None else DEFAULT_PAUSE
+            self.away_until = now + min(pause, MAX_PAUSE)
+        if failure is None:
+            verdict = Verdict.SUCCESS
+        else:
+            verdict = Verdict.FAILURE if failure.blame is Blame.ENDPOINT else Verdict.NEUTRAL
+        if permit is not None:
+            self.breaker.record(permit, verdict, seconds, now)
+
+    # -- showing -------------------------------------------------------------------------------------------------------
+
+    def bind_metrics(self, metrics: EndpointMetrics, clock: Callable[[], float]) -> None:
+        """Lets the metrics read this endpoint and hear of its breaker."""
+
+        def changed(state: State) -> None:
+            metrics.breaker_transitions[state.value] += 1
+
+        self.on_transition = changed
+        metrics.bind(
+            breaker_state=lambda: self.breaker.state(clock()).value,
+            in_flight=lambda: self.in_flight,
+            healthy=lambda: self.healthy,
+        )
+
+    def snapshot(self, now: float) -> dict[str, Any]:
+        """What operators see of it."""
+        return {
+            "kind": self.config.kind,
+            "state": self.state,
+            "healthy": self.healthy,
+            "message": self.message,
+            "breaker": self.breaker.state(now).value,
+            "retry_after": self.retry_after(now),
+            "in_flight": self.in_flight,
+            "connections": self.pool.open,
+            "waiting": self.waiting,
+            "kv_cache": self.kv_cache,
+            "weight": self.weight,
+        }
+
+    def _changed(self, state: State) -> None:
+        self.on_transition(state)
+
+
+def _settings(policy: CircuitBreakerPolicy) -> BreakerSettings:
+    values = policy.model_dump(exclude={"slow_call", "max_ejected"})
+    slow = policy.slow_call
+    return BreakerSettings(**values, slow_call=SlowCallSettings(slow.over, slow.ratio) if slow is not None else None)
 
 
 def _head_lines(host: str, config: BackendConfig) -> bytes:

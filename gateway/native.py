@@ -11,7 +11,8 @@ from typing import Any
 
 import orjson
 
-from gateway.validation import Facts, InvalidRequest
+from gateway.validation.errors import InvalidRequest
+from gateway.validation.facts import Facts
 from policies.outcome import ErrorKind
 
 GENERATE = "/generate"
@@ -29,7 +30,7 @@ def to_backend(path: str, facts: Facts) -> tuple[str, dict[str, Any], tuple[str,
     Raises InvalidRequest for a stream, which has no native form.
     """
     if facts.stream:
-        message = f"{path} gives one whole answer. For a stream use {_CHAT} with \"stream\": true."
+        message = f'{path} gives one whole answer. For a stream use {_CHAT} with "stream": true.'
         raise InvalidRequest(ErrorKind.VALIDATION_ERROR, message, field_errors={"stream": [message]}, param="stream")
     if path == GENERATE_IMAGE:
         fields: dict[str, Any] = {"response_format": "b64_json"}
@@ -63,12 +64,11 @@ def from_backend(path: str, body: bytes, told: Mapping[str, Any]) -> bytes | Non
         if len(images) > 1:
             answer["images"] = images
     else:
-        choices = document.get("choices") or ({},)
-        message = choices[0].get("message") or {}
-        text = message.get("content") if "text" not in choices[0] else choices[0]["text"]
+        choice: dict[str, Any] = next(iter(document.get("choices") or ()), {})
+        text = choice["text"] if "text" in choice else (choice.get("message") or {}).get("content")
         if not isinstance(text, str):
             return None
-        answer = {"generated_text": text, "finish_reason": choices[0].get("finish_reason")}
+        answer = {"generated_text": text, "finish_reason": choice.get("finish_reason")}
     if isinstance(document.get("usage"), dict):
         answer["usage"] = document["usage"]
     if "warning" in document and "warning" not in told:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable
+from time import monotonic
 
 from gateway import native
 from gateway.answer import answer_lines, attempt_lines, error_lines, identity_lines
 from gateway.attempt import AnswerKind, Attempt
 from gateway.context import AttemptRecord, RequestContext
-from gateway.errors.render import Rendering, render, render_frame, rendering_for
+from gateway.errors.render import render, render_frame, rendering_for
 from gateway.errors.taxonomy import GatewayError
 from gateway.http.connection import ClientConnection
 from gateway.http.message import Request
@@ -18,7 +18,6 @@ from gateway.identity import correlation_id, traceparent
 from gateway.local import models_answer
 from gateway.paths import is_served, methods_for
 from gateway.race import Race
-from gateway.relay.sse import shape_for
 from gateway.relay.stream import RawRelay, Relay, StreamRelay, StreamTimeouts
 from gateway.runtime import Candidate, Route, Runtime
 from gateway.services import Services
@@ -28,6 +27,7 @@ from gateway.validation.errors import InvalidRequest
 from gateway.validation.facts import check_limits
 from policies.deadline import parse_timeout
 from policies.outcome import ErrorKind, Failure
+from policies.plan import Choice
 
 
 class Pipeline:
@@ -67,7 +67,7 @@ class Pipeline:
         self, request: Request, client: ClientConnection, kind: ErrorKind, message: str, status: int | None
     ) -> None:
         """Answers what is not a usable request; the connection found it out."""
-        request.received_at = request.received_at or self._loop.time()
+        request.received_at = request.received_at or monotonic()
         ctx = RequestContext(request, client, correlation_id(request.headers), self.runtime)
         self._services.begun()
         self._refuse(ctx, GatewayError(kind, message, status=status))
@@ -135,47 +135,218 @@ class Pipeline:
         except InvalidRequest as problem:
             raise _refusal(problem) from None
         if ctx.key is not None:
-            ctx.runtime.key_limits.admit(ctx.key, ctx.model, self._loop.time())
+            ctx.runtime.key_limits.admit(ctx.key, ctx.model)
             ctx.holds_key_slot = True
-        route.budget.deposit(self._loop.time())
+        route.budget.deposit(monotonic())
 
     # -- attempts ------------------------------------------------------------------------------------------------------
 
     async def _attempt(self, ctx: RequestContext, route: Route) -> Attempt:
         """Tries endpoints until one answers. Raises GatewayError when none can.
 
-        An attempt without an answer after `first_token` is not cut off (a long prompt may rightly take that long):
-        another one is started beside it, and whichever answers first is taken.
+        An attempt without an answer after `first_token` is not cut off at once (a long prompt may rightly take that
+        long): another is started beside it, and whichever answers first is taken.
         """
         ctx.lines = passed_on(ctx.request.headers) + correlation_lines(
             ctx.correlation_id, traceparent(ctx.request.headers, ctx.correlation_id)
         )
+        plan = route.plan(ctx.deadline, ctx.affinity(route.policy.balance))
         race = Race(self._loop)
-        plan = route.plan(ctx)
+        first_token = route.timeout.first_token
+        choice = plan.next(monotonic())
         try:
             while True:
-                now = self._loop.time()
-                if race.wants_another:
-                    choice = plan.next(now)
-                    if choice is not None:
-                        if choice.delay > 0:
-                            await self._pause(ctx, choice.delay)
-                        race.add(self._start(ctx, route, choice.candidate, choice.why, race.settle))
-                    elif not race.running:
-                        raise self._total_failure(ctx, route)
-                attempt = await race.next(min(ctx.deadline, race.slow_at(route.timeout.first_token)))
-                now = self._loop.time()
+                if choice is not None:
+                    await self._wait(ctx, choice.delay)
+                    race.running.append(self._start(ctx, route, choice, race))
+                    slow_at = monotonic() + first_token
+                elif not race.running:
+                    raise self._total_failure(ctx, route)
+                attempt = await race.next(min(ctx.deadline, slow_at))
+                now = monotonic()
                 if attempt is not None:
-                    race.remove(attempt)
                     self._judged(ctx, attempt)
                     if attempt.failure is None:
                         return attempt
-                    plan.failed(attempt.candidate, attempt.failure, now)
+                    plan.failed(attempt.candidate, attempt.failure)
+                    choice = plan.next(now) if not race.running else None
                 elif now >= ctx.deadline:
                     raise self._out_of_time(ctx, race)
                 else:
-                    self._slow(ctx, plan, race, now)
+                    choice = plan.beside(now, [running.candidate for running in race.running])
+                    if choice is None and ctx.facts.stream:
+                        self._expire(race, f"no first token within {first_token:g} s")
+                    slow_at = float("inf") if choice is None else slow_at
         finally:
+            ctx.budget_exhausted = plan.budget_exhausted
             for loser in race.running:
-                loser.cancel()
-                self._judged(ctx, loser)
+                self._lost(ctx, loser)
+
+    async def _wait(self, ctx: RequestContext, delay: float) -> None:
+        """A pause before going back to an endpoint; not counted as Seawall's own time."""
+        if delay > 0:
+            await asyncio.sleep(delay)
+            ctx.backend_time += delay
+
+    def _start(self, ctx: RequestContext, route: Route, choice: Choice[Candidate], race: Race) -> Attempt:
+        candidate = choice.target
+        endpoint = candidate.endpoint
+        now = monotonic()
+        body = ctx.body_for(candidate.model)
+        lines = ctx.lines
+        if ctx.deadline_is_clients:
+            lines += b"x-request-timeout: %.3f\r\n" % max(0.001, ctx.deadline - now)
+        target = endpoint.base_path + ctx.target()
+        head = request_head(ctx.request.method, target, endpoint.head_lines, lines, len(body) if body else None)
+        attempt = Attempt(candidate, ctx.api_path, head, body, race.settle, endpoint.begin(now))
+        ctx.attempts.append(
+            AttemptRecord(endpoint.name, candidate.model or ctx.model, len(ctx.attempts) + 1, choice.why, now, attempt)
+        )
+        if len(ctx.attempts) > 1:
+            self._services.metrics.route(route.name).retries += 1
+        if candidate.fallback:
+            self._services.metrics.attempts(route.name, endpoint.name).fallbacks += 1
+        attempt.start(min(route.timeout.connect, ctx.deadline - now))
+        return attempt
+
+    def _judged(self, ctx: RequestContext, attempt: Attempt) -> None:
+        """Books a settled attempt. A stream that has begun is booked when it ends."""
+        record = ctx.record_of(attempt)
+        record.ms = (attempt.settled_at - attempt.started) * 1000
+        record.failure = attempt.failure
+        ctx.backend_time += attempt.settled_at - max(attempt.started, ctx.backend_until)
+        ctx.backend_until = attempt.settled_at
+        if attempt.failure is not None or attempt.kind is AnswerKind.WHOLE:
+            self._book(ctx, attempt, attempt.failure)
+
+    def _book(self, ctx: RequestContext, attempt: Attempt, failure: Failure | None) -> None:
+        """Tells the endpoint's breaker and the metrics how an attempt ended."""
+        now = monotonic()
+        attempt.candidate.endpoint.end(attempt.permit, failure, attempt.settled_at - attempt.started, now)
+        assert ctx.route is not None
+        numbers = self._services.metrics.attempts(ctx.route.name, attempt.candidate.endpoint.name)
+        numbers.judged(failure.kind if failure is not None else None)
+
+    def _lost(self, ctx: RequestContext, loser: Attempt) -> None:
+        """Gives up an attempt that another one beat, or whose client or time has gone."""
+        attempt_failure = loser.failure
+        if attempt_failure is None:
+            waited = monotonic() - loser.started
+            assert ctx.route is not None
+            kind = (
+                ErrorKind.INFERENCE_TIMEOUT
+                if waited >= ctx.route.timeout.first_token
+                else ErrorKind.CLIENT_DISCONNECTED
+            )
+            loser.expire(Failure(kind, f"no answer within {waited:.1f} s"))
+        self._judged(ctx, loser)
+
+    def _expire(self, race: Race, evidence: str) -> None:
+        for attempt in list(race.running):
+            attempt.expire(Failure(ErrorKind.INFERENCE_TIMEOUT, evidence))
+
+    def _out_of_time(self, ctx: RequestContext, race: Race) -> GatewayError:
+        kind = ErrorKind.DEADLINE_EXCEEDED if ctx.deadline_is_clients else ErrorKind.INFERENCE_TIMEOUT
+        for attempt in list(race.running):
+            race.running.remove(attempt)
+            self._lost(ctx, attempt)
+        return GatewayError(kind, attempts=ctx.failed_attempts())
+
+    def _total_failure(self, ctx: RequestContext, route: Route) -> GatewayError:
+        failed = ctx.failed_attempts()
+        if failed:
+            return GatewayError.from_failures(failed)
+        now = monotonic()
+        return GatewayError(ErrorKind.MODEL_OVERLOADED, _NOBODY, retry_after=route.retry_after(now))
+
+    # -- relay ---------------------------------------------------------------------------------------------------------
+
+    async def _relay(self, ctx: RequestContext, route: Route, attempt: Attempt) -> None:
+        head = attempt.head
+        assert head is not None
+        now = monotonic()
+        lines = answer_lines(ctx, head, attempt.candidate.answer_lines(ctx.model), now)
+        ctx.status = head.status
+        ctx.first_token_at = attempt.settled_at
+        if attempt.kind is AnswerKind.WHOLE:
+            body = attempt.held
+            ctx.usage = attempt.candidate.endpoint.dialect.usage(body)
+            if ctx.is_native:
+                body = self._native_answer(ctx, attempt)
+            ctx.client.send(head.status, lines, body)
+            return
+        kind = ErrorKind.DEADLINE_EXCEEDED if ctx.deadline_is_clients else ErrorKind.INFERENCE_TIMEOUT
+        timeouts = StreamTimeouts(route.timeout.idle, route.policy.stream.keepalive or float("inf"), ctx.deadline, kind)
+        make = StreamRelay if attempt.kind is AnswerKind.STREAM else RawRelay
+        relay: Relay = make(ctx.client, attempt, timeouts, self._loop)
+        ctx.client.start(head.status, lines, attempt.pause, attempt.resume)
+        relay.begin()
+        try:
+            failure = await relay.done
+        except asyncio.CancelledError:
+            relay.close()
+            self._book(ctx, attempt, Failure(ErrorKind.CLIENT_DISCONNECTED))
+            raise
+        ctx.usage = relay.usage()
+        self._book(ctx, attempt, failure)
+        if failure is None:
+            ctx.client.end()
+        else:
+            self._break_off(ctx, attempt, failure)
+
+    def _native_answer(self, ctx: RequestContext, attempt: Attempt) -> bytes:
+        told: dict[str, object] = {
+            "model_used": attempt.candidate.model or ctx.model,
+            "was_fallback": attempt.candidate.fallback,
+            "correlation_id": ctx.correlation_id,
+        }
+        if ctx.warning is not None:
+            told["warning"] = ctx.warning
+        if ctx.degraded is not None:
+            told["degradation_level"] = ctx.degraded
+        body = native.from_backend(ctx.request.path, attempt.held, told)
+        if body is None:
+            raise GatewayError(ErrorKind.GENERATION_FAILED, attempts=ctx.failed_attempts())
+        return body
+
+    def _break_off(self, ctx: RequestContext, attempt: Attempt, failure: Failure) -> None:
+        """A begun answer broke: a stream ends with a typed error and without `[DONE]`, other bodies are cut visibly."""
+        ctx.record_of(attempt).failure = failure
+        error = GatewayError.from_failures(ctx.failed_attempts())
+        ctx.error = error
+        if attempt.kind is AnswerKind.STREAM:
+            rendering = rendering_for(ctx.request.path)
+            ctx.client.end(render_frame(error, rendering, ctx.correlation_id, self._services.clock()), close=True)
+        else:
+            ctx.client.abort()
+
+    # -- errors and accounts -------------------------------------------------------------------------------------------
+
+    def _refuse(self, ctx: RequestContext, error: GatewayError) -> None:
+        ctx.error = error
+        if ctx.client.head_sent:
+            ctx.client.abort()  # an error of ours after the answer had begun: cut it visibly
+            return
+        status, headers, body = render(error, ctx.rendering, ctx.correlation_id, self._services.clock())
+        ctx.status = status
+        lines = error_lines(headers) + identity_lines(ctx.correlation_id)
+        if ctx.route is not None:
+            lines += attempt_lines(ctx, monotonic())
+        ctx.client.send(status, lines, body)
+
+    def _account(self, ctx: RequestContext) -> None:
+        if ctx.holds_key_slot and ctx.key is not None:
+            ctx.runtime.key_limits.release(ctx.key)
+        self._services.account(ctx, monotonic())
+
+
+#: Said when no endpoint could even be asked.
+_NOBODY = "No backend for this model can be asked right now. Wait as long as Retry-After says, then try again."
+
+
+def _refusal(problem: InvalidRequest) -> GatewayError:
+    if problem.field_errors:
+        error = GatewayError.validation(problem.field_errors)
+        error.param = problem.param or error.param
+        return error
+    return GatewayError(problem.kind, problem.message, code=problem.code, param=problem.param)

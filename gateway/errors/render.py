@@ -144,7 +144,7 @@ def _dump(body: dict[str, Any]) -> bytes:
 
 def _prefers_problem(accept: str) -> bool:
     """Whether problem+json is wanted, and not less than plain JSON (RFC 9110 12.5.1: a missing q is 1)."""
-    weights = {media: weight for media, weight in map(_media_range, accept.split(","))}
+    weights = dict(map(_media_range, accept.split(",")))
     wanted = weights.get(PROBLEM_JSON, 0.0)
     return wanted > 0 and wanted >= weights.get("application/json", 0.0)
 

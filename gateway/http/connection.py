@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
+from time import monotonic
 from typing import TYPE_CHECKING
 
 import httptools
@@ -63,7 +64,7 @@ class ClientConnection(asyncio.Protocol):
         self._transport = transport  # type: ignore[assignment]
         peer = transport.get_extra_info("peername")
         self._peer = peer[0] if isinstance(peer, tuple) else "unix"
-        self.deadline = self._loop.time() + self._server.limits.header_timeout
+        self.deadline = monotonic() + self._server.limits.header_timeout
         if not self._server.opened(self):
             self._transport.abort()
 
@@ -92,7 +93,7 @@ class ClientConnection(asyncio.Protocol):
         self._body_size = self._head_size = 0
         self._reading_head = True
         if self._active is None:
-            self.deadline = self._loop.time() + self._server.limits.header_timeout
+            self.deadline = monotonic() + self._server.limits.header_timeout
 
     def on_url(self, url: bytes) -> None:
         self._target += url
@@ -115,7 +116,7 @@ class ClientConnection(asyncio.Protocol):
 
     def on_headers_complete(self) -> None:
         limits = self._server.limits
-        now = self._loop.time()
+        now = monotonic()
         self._reading_head = False
         self._unparsed_head = 0
         request = Request(self._parser.get_method().decode("latin-1"), self._target, self._headers, self._peer)
@@ -152,7 +153,7 @@ class ClientConnection(asyncio.Protocol):
             )
             return
         self._chunks.append(body)
-        self.deadline = self._loop.time() + self._server.limits.body_timeout
+        self.deadline = monotonic() + self._server.limits.body_timeout
 
     def on_message_complete(self) -> None:
         request = self._request
@@ -202,7 +203,7 @@ class ClientConnection(asyncio.Protocol):
         if not request.keep_alive or self._closing or self._refused:
             self._transport.close()
             return
-        self.deadline = self._loop.time() + self._server.limits.idle_timeout
+        self.deadline = monotonic() + self._server.limits.idle_timeout
         if self._pending:
             following = self._pending.popleft()
             if len(self._pending) == MAX_PIPELINED - 1:

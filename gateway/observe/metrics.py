@@ -212,7 +212,7 @@ class Metrics:
         self.reload(routes, endpoints)
 
     def reload(self, routes: Sequence[str], endpoints: Sequence[str]) -> None:
-        """Takes over the names of a new configuration: those that stay keep their numbers, those that left are dropped."""
+        """Takes over a new configuration's names: those that stay keep their numbers, those that left are dropped."""
         self._routes = {name: self._routes.get(name) or RouteMetrics(name) for name in (*routes, NO_ROUTE)}
         self._endpoints = {name: self._endpoints.get(name) or EndpointMetrics(name) for name in endpoints}
         self._attempts = {

@@ -1,4 +1,4 @@
-"""The stories of recent requests, for `GET /requests/{correlation_id}`: every attempt, why it was made, how it ended."""
+"""The stories of recent requests, for `GET /requests/{correlation_id}`: each attempt, why it was made, how it ended."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from policies.outcome import ErrorKind
 _MAX_TEXT = 200
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class AttemptStory:
     """One attempt. `why` says why this endpoint was chosen; `error` is None for the attempt that answered."""
 
@@ -39,9 +39,13 @@ class AttemptStory:
         }
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class RequestStory:
-    """One request that is over. `at` is when it came, in seconds since the epoch; `error` is what the client was told."""
+    """One request that is over.
+
+    `at` is when it came, in seconds since the epoch; `error` is what the client was told. What the client wrote (path,
+    model) is cut to 200 characters.
+    """
 
     correlation_id: str
     at: float
@@ -54,19 +58,24 @@ class RequestStory:
     duration_ms: float
     attempts: tuple[AttemptStory, ...] = ()
 
+    def __post_init__(self) -> None:
+        if len(self.path) > _MAX_TEXT:
+            self.path = self.path[:_MAX_TEXT]
+        if self.model is not None and len(self.model) > _MAX_TEXT:
+            self.model = self.model[:_MAX_TEXT]
+
     @property
     def failed(self) -> bool:
         return self.error is not None
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON for operators; texts of the client are cut to 200 characters."""
         return {
             "correlation_id": self.correlation_id,
             "timestamp": iso_timestamp(self.at),
-            "method": self.method[:_MAX_TEXT],
-            "path": self.path[:_MAX_TEXT],
+            "method": self.method,
+            "path": self.path,
             "route": self.route,
-            "model": None if self.model is None else self.model[:_MAX_TEXT],
+            "model": self.model,
             "status": self.status,
             "outcome": "ok" if self.error is None else self.error.value,
             "duration_ms": round(self.duration_ms, 3),

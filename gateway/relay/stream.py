@@ -6,6 +6,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from time import monotonic
 
 from backends.dialect import Dialect, Usage
 from gateway.attempt import Attempt
@@ -72,7 +73,7 @@ class StreamRelay:
         self._scanner = FrameScanner()
         self._tail: deque[bytes] = deque(maxlen=_TAIL)
         self._terminal_seen = False
-        self._last_data = self._last_write = loop.time()
+        self._last_data = self._last_write = monotonic()
         self._timer: asyncio.TimerHandle | None = None
         self.chunks = 0
         self.done: asyncio.Future[Failure | None] = loop.create_future()
@@ -97,7 +98,7 @@ class StreamRelay:
         except FrameTooLargeError:
             self._break(Failure(ErrorKind.GENERATION_FAILED, "a frame of the stream has no end", status=200))
             return
-        self._last_data = self._loop.time()
+        self._last_data = monotonic()
         if not frames:
             return
         self.chunks += 1
@@ -182,7 +183,7 @@ class StreamRelay:
 
     def _watch(self) -> None:
         timeouts = self._timeouts
-        now = self._loop.time()
+        now = monotonic()
         if now >= timeouts.deadline:
             self._break(Failure(timeouts.deadline_kind, "the deadline passed while streaming", status=200))
             return

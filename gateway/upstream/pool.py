@@ -6,6 +6,7 @@ import asyncio
 import ssl
 from collections import deque
 from collections.abc import Callable
+from time import monotonic
 
 from gateway.upstream.connection import Break, UpstreamConnection
 
@@ -95,7 +96,7 @@ class Pool:
         if self._closed:
             connection.abort()
             return
-        connection.idle_since = self.loop.time()
+        connection.idle_since = monotonic()
         self._idle.append(connection)
 
     def lost(self, connection: UpstreamConnection) -> None:

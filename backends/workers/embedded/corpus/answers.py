@@ -143,9 +143,10 @@ def animal(rng: Random) -> Pair:
     food = f"{it.plural.capitalize()} eat {it.eats}."
     look = f"{one.capitalize()} is usually {it.colour}."
     what = f"{one.capitalize()} is {it.kind}."
-    facts = [f"Did you know? {first.capitalize()}.", f"And {second}."]
+    told = f"{one} {first[3:]}" if first.startswith("it ") else first
+    facts = [f"Did you know? {told.capitalize()}.", f"And {second}."]
     ask: list[tuple[Sequence[str], list[str]]] = [
-        ((f"Where does {one} live?", f"Where do {it.plural} live?", f"Where can I find {it.plural}?"), [home, f"Did you know? {first.capitalize()}."]),
+        ((f"Where does {one} live?", f"Where do {it.plural} live?", f"Where can I find {it.plural}?"), [home, facts[0]]),
         ((f"What does {one} eat?", f"What do {it.plural} eat?", f"What is the food of {it.plural}?"), [food, home]),
         ((f"What colour is {one}?", f"What color are {it.plural}?", f"What colour are {it.plural}?"), [look]),
         ((f"What is {one}?", f"What are {it.plural}?"), [what, home, food]),
@@ -233,7 +234,9 @@ def repeating(rng: Random) -> Pair:
 
 
 def unknown(rng: Random) -> Pair:
-    what = rng.choice((stories.invented_noun(rng), f"{rng.choice(words.ADJECTIVES)} {stories.invented_noun(rng)}", f"{stories.invented_noun(rng)} {stories.invented_noun(rng)}", "physics", "history", "politics", "football", "money", "music", "quantum mechanics", "machine learning", "Python", "the internet", "Berlin", "London", "Japan", "America", "love", "life", "time", "philosophy", "mathematics", "chemistry", "art"))
+    what = rng.choice(words.TOPICS)
+    if rng.random() < 0.5:
+        what = " ".join(stories.invented_noun(rng) for _ in range(rng.choice((1, 1, 2))))
     question = rng.choice((f"What is {what}?", f"Explain {what}", f"Tell me about {what}", f"What do you know about {what}?", f"How does {what} work?", f"Why is {what} so important?", f"Write an essay about {what}", f"Where is {what}?", f"Who invented {what}?", f"Give me advice about {what}"))
     answer = rng.choice((f"I am only a small model, and I know very little about {what}. But I could tell you a story about it.", f"I am sorry, I do not know much about {what}. I know the sea, the harbour, animals, colours and numbers.", f"That is too big a question for a small model like me. Ask me for a story about {what}, and I will do my best."))
     return question, answer

@@ -85,16 +85,16 @@ HOMECOMINGS = (
 )
 CLOSINGS = (
     "From that day on, {name} and {fname} were always together.",
-    "And if you go {at} {place} today, you may still see the {hero} and the {friend}, side by side.",
+    "And if you go to {the_place} today, you may still see the {hero} and the {friend}, side by side.",
     "And {name} the {hero} slept well that night, and every night after it.",
     "And so the {hero} learned that the longest way is short with a friend.",
-    "Since then, nobody {at} {place} has ever forgotten the {hero} called {name}.",
+    "Since then, nobody {at} {the_place} has ever forgotten the {hero} called {name}.",
     "{name} never forgot that day, and now you will not forget it either.",
 )
 THEME_LINES = (
     "That is what {theme} means.",
     "It was a story about {theme}, and {name} told it for many years.",
-    "And everyone {at} {place} knew a little more about {theme}.",
+    "And everyone {at} {the_place} knew a little more about {theme}.",
 )
 
 
@@ -123,6 +123,10 @@ def hero_noun(rng: Random) -> str:
     return invented_noun(rng)
 
 
+def _bare(noun: str) -> str:
+    return noun.removeprefix("the ").removeprefix("an ").removeprefix("a ")
+
+
 def cast_of(rng: Random, hero: str | None = None, friend: str | None = None, adjective: str | None = None) -> Cast:
     """The facts that hold through one story; whatever is not given is drawn."""
     hero = hero or hero_noun(rng)
@@ -141,7 +145,7 @@ def cast_of(rng: Random, hero: str | None = None, friend: str | None = None, adj
         "hero": hero, "a_hero": article(f"{adjective} {hero}".strip()), "name": name,
         "friend": friend, "a_friend": article(friend), "fname": names[1],
         "he": he, "his": his, "him": him, "He": he.capitalize(), "His": his.capitalize(),
-        "place": place, "at": at, "At": at.capitalize(), "theme": rng.choice(words.THEMES),
+        "place": place, "the_place": f"the {_bare(place)}", "at": at, "At": at.capitalize(), "theme": rng.choice(words.THEMES),
         "treasure": rng.choice(words.TREASURES), "food": rng.choice(words.FOODS), "weather": rng.choice(words.WEATHER),
     }  # fmt: skip
 

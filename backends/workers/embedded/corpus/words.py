@@ -174,3 +174,12 @@ TREASURES = (
 )  # fmt: skip
 FOODS = ("warm bread", "apple cake", "vegetable soup", "honey biscuits", "hot chocolate", "fish pie", "sweet plums", "pancakes")
 WEATHER = ("a bright morning", "a windy afternoon", "a cold grey day", "a warm summer evening", "a rainy morning", "a clear night")
+#: What people ask about and this model knows nothing of.
+TOPICS = (
+    "physics", "history", "politics", "football", "money", "music", "quantum mechanics", "machine learning", "Python",
+    "the internet", "Berlin", "London", "Japan", "America", "love", "life", "time", "philosophy", "mathematics",
+    "chemistry", "art", "dragons", "computers", "rockets", "elephants", "robots", "servers", "trains", "pirates",
+    "space", "black holes", "neural networks", "the universe", "cars", "cooking", "Shakespeare", "Einstein", "Paris",
+    "China", "chess", "databases", "artificial intelligence", "programming", "Kubernetes", "gateways", "GPUs",
+    "medicine", "the economy", "climate change", "dinosaurs", "volcanoes", "electricity", "language", "books", "films",
+)  # fmt: skip

@@ -1,0 +1,230 @@
+"""The running gateway: listeners, the data path, the operations' server, reload and drain."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import signal
+import socket
+import ssl
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from time import monotonic
+
+from aiohttp import web
+
+from gateway import ops, paths
+from gateway.config import Config, ConfigError, load_config
+from gateway.config.base import split_listen
+from gateway.config.diff import diff
+from gateway.health.monitor import Monitor
+from gateway.http.connection import ClientConnection
+from gateway.http.message import Request
+from gateway.http.server import Server, ServerLimits
+from gateway.identity import correlation_id
+from gateway.observe.error_stats import ErrorStats
+from gateway.observe.logs import configure
+from gateway.observe.metrics import Metrics
+from gateway.observe.request_log import RequestLog
+from gateway.pipeline import Pipeline
+from gateway.runtime import build
+from gateway.services import Services
+
+#: Seconds between looks at the configuration file, and at connections to backends that nobody uses.
+WATCH_INTERVAL = 1.0
+
+
+class Gateway:
+    """One process that serves one configuration at a time."""
+
+    def __init__(self, config: Config, path: Path | None = None) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.path = path
+        self.draining = False
+        self.started = monotonic()
+        self._random = random.Random()
+        self.metrics = Metrics([route.name for route in config.routes], list(config.backends))
+        log = config.observability.log
+        logs = configure(format=log.format, level=log.level, prompts=log.prompts)
+        self.metrics.log_lines_dropped = lambda: logs.dropped
+        self.services = Services(self.metrics, ErrorStats(), RequestLog(), logs)
+        self.runtime = build(config, None, self._random)
+        self.pipeline = Pipeline(self.runtime, self.services)
+        self.monitor = Monitor(self.runtime, self.metrics, self.services.log)
+        self._bind_metrics()
+        server = config.server
+        limits = ServerLimits(
+            max_body=server.max_body,
+            max_buffered=server.max_buffered,
+            max_connections=server.max_connections,
+            max_header_size=server.max_header_size,
+            header_timeout=server.timeouts.header,
+            body_timeout=server.timeouts.body,
+            idle_timeout=server.timeouts.idle,
+        )
+        self.server = Server(limits, self.pipeline.handle, self.pipeline.refuse, self._take_over)
+        self._ops_runner = web.AppRunner(ops.application(self), handle_signals=False, access_log=None)
+        self._ops: web.Server | None = None
+        self._watcher: asyncio.Task[None] | None = None
+
+    async def start(self, sock: socket.socket) -> None:
+        """Starts serving on a bound socket. Raises OSError when a TLS file cannot be read."""
+        config = self.runtime.config
+        await self._ops_runner.setup()
+        self._ops = self._ops_runner.server
+        admin = config.server.admin
+        if admin.listen is not None:
+            host, port = split_listen(admin.listen)
+            await web.TCPSite(self._ops_runner, host, port).start()
+        await self.monitor.start()
+        tls = None
+        if config.server.tls is not None:
+            tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+            tls.load_cert_chain(config.server.tls.cert, config.server.tls.key)
+        await self.server.listen(sock, tls)
+        self._watcher = self.loop.create_task(self._watch())
+
+    async def stop(self, timeout: float | None = None) -> None:
+        """Drains: stops accepting, lets what runs finish for at most `timeout` seconds, then closes everything."""
+        self.draining = True
+        if self._watcher is not None:
+            self._watcher.cancel()
+        limit = self.runtime.config.server.drain if timeout is None else timeout
+        await self.server.drain(limit)
+        await self.monitor.stop()
+        await self._ops_runner.cleanup()
+        for endpoint in self.runtime.endpoints.values():
+            endpoint.pool.close()
+        self.services.logs.close()
+
+    def reload(self) -> bool:
+        """Takes over the configuration file as it is now, whole or not at all. Returns whether it was taken."""
+        log = self.services.log
+        if self.path is None:
+            return False
+        try:
+            config = load_config(self.path)
+            runtime = build(config, self.runtime, self._random)
+        except ConfigError as error:
+            log.error("reload_refused", problems=[str(problem) for problem in error.problems][:20])
+            return False
+        except OSError as error:
+            log.error("reload_refused", problems=[f"{error.filename}: {error.strerror}"])
+            return False
+        before, self.runtime = self.runtime, runtime
+        self.metrics.reload([route.name for route in config.routes], list(config.backends))
+        self.pipeline.runtime = runtime
+        self._bind_metrics()
+        self.monitor.update(runtime)
+        for name, endpoint in before.endpoints.items():
+            if runtime.endpoints.get(name) is not endpoint:
+                endpoint.pool.close()
+        log.info("reloaded", changes=diff(before.config, config))
+        return True
+
+    def _bind_metrics(self) -> None:
+        for name, endpoint in self.runtime.endpoints.items():
+            endpoint.bind_metrics(self.metrics.endpoint(name), monotonic)
+
+    async def _watch(self) -> None:
+        """Reloads when the file changes; closes spare connections to backends."""
+        seen = self._modified()
+        while True:
+            await asyncio.sleep(WATCH_INTERVAL)
+            now = monotonic()
+            for endpoint in self.runtime.endpoints.values():
+                endpoint.pool.close_unused(now)
+            modified = self._modified()
+            if modified is not None and modified != seen:
+                seen = modified
+                self.reload()
+
+    def _modified(self) -> tuple[int, int] | None:
+        if self.path is None:
+            return None
+        try:
+            status = self.path.stat()
+        except OSError:
+            return None
+        return status.st_mtime_ns, status.st_ino
+
+    def _take_over(self, connection: ClientConnection, request: Request) -> bool:
+        """Hands connections that ask for an operations' path to aiohttp, for that one request."""
+        if not paths.is_operations(request.path) or self._ops is None:
+            return False
+        if not ops.belongs_here(request.path, self.runtime.config.server.admin.listen is not None):
+            return False
+        transport, request = connection.release()
+        handler = self._ops()
+        transport.set_protocol(handler)
+        handler.connection_made(transport)
+        handler.data_received(ops.as_bytes(request, correlation_id(request.headers)))
+        return True
+
+
+async def serve(config_path: Path, port: int | None, on_ready: Callable[[str], None] | None = None) -> int:
+    """Runs the gateway until SIGTERM or SIGINT. Returns the exit code: 2 for a bad configuration, 1 for a port in use."""
+    try:
+        config = load_config(config_path)
+    except ConfigError as error:
+        for problem in error.problems:
+            print(problem, file=sys.stderr)
+        return 2
+    host, configured = config.server.host, config.server.port
+    try:
+        sock = bind(host, configured if port is None else port)
+    except OSError as error:
+        print(f"cannot listen on {host}:{configured if port is None else port}: {error.strerror}", file=sys.stderr)
+        return 1
+    loop = asyncio.get_running_loop()
+    try:
+        gateway = Gateway(config, config_path)
+        await gateway.start(sock)
+    except OSError as error:
+        print(f"cannot start: {error}", file=sys.stderr)
+        return 1
+    stopping = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.set)
+    loop.add_signal_handler(signal.SIGHUP, gateway.reload)
+    scheme = "http" if config.server.tls is None else "https"
+    url = f"{scheme}://{host}:{sock.getsockname()[1]}"
+    gateway.services.log.info("listening", url=url, backends=list(config.backends))
+    if on_ready is not None:
+        on_ready(url)
+    await stopping.wait()
+    gateway.services.log.info("draining", in_flight=gateway.services.in_flight, at_most=config.server.drain)
+    await gateway.stop()
+    return 0
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A listening-ready TCP socket. Raises OSError."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind((host, port))
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
+def run(config_path: Path, port: int | None) -> int:
+    """`seawall serve`: the gateway on uvloop where it is installed."""
+    with contextlib.suppress(KeyboardInterrupt), asyncio.Runner(loop_factory=loop_factory()) as runner:
+        return runner.run(serve(config_path, port))
+    return 0
+
+
+def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """uvloop's, or None for asyncio's own."""
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
+    return factory

@@ -1,0 +1,155 @@
+"""Errors over the last hour: rates, the commonest patterns, and spikes, for `GET /errors`.
+
+Counts stand in a ring of five-second slots that covers one hour, so memory is bounded and counting takes constant time.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from gateway.errors.render import iso_timestamp
+from policies.outcome import ErrorKind
+
+_SLOT = 5  # seconds
+_HOUR = 3600 // _SLOT
+_MINUTE = 60 // _SLOT
+
+#: A spike is a last minute with at least this many errors ...
+SPIKE_FLOOR = 10
+#: ... and this many times the average minute of the hour before it.
+SPIKE_FACTOR = 3.0
+
+_TOP = 10
+_OPERATIONS = {
+    "/v1/chat/completions": "chat",
+    "/v1/completions": "completion",
+    "/v1/responses": "response",
+    "/v1/messages": "message",
+    "/v1/embeddings": "embedding",
+    "/v1/rerank": "rerank",
+    "/v1/score": "score",
+    "/v1/models": "models",
+    "/v1/images/": "image",
+    "/v1/audio/": "audio",
+    "/tokenize": "tokenize",
+    "/detokenize": "tokenize",
+    "/generate_image": "image",
+    "/generate": "completion",
+}
+
+
+def operation_for(path: str) -> str:
+    """The class of a request's path: chat, completion, image, … and `other` for any path that is none of them."""
+    known = _OPERATIONS.get(path)
+    if known is not None:
+        return known
+    for prefix in ("/v1/images/", "/v1/audio/", "/v1/messages/", "/v1/responses/", "/v1/models/"):
+        if path.startswith(prefix):
+            return _OPERATIONS.get(prefix) or _OPERATIONS[prefix.rstrip("/")]
+    return "other"
+
+
+class _Hour:
+    """Events of the last hour by slot."""
+
+    __slots__ = ("_counts", "_slot")
+
+    def __init__(self, now: float) -> None:
+        self._slot = int(now // _SLOT)
+        self._counts = [0] * _HOUR
+
+    def add(self, now: float) -> None:
+        self._advance(now)
+        self._counts[self._slot % _HOUR] += 1
+
+    def last(self, slots: int, now: float) -> int:
+        """Events in the last `slots` slots, the current one among them."""
+        self._advance(now)
+        if slots >= _HOUR:
+            return sum(self._counts)
+        return sum(self._counts[slot % _HOUR] for slot in range(self._slot - slots + 1, self._slot + 1))
+
+    def _advance(self, now: float) -> None:
+        slot = int(now // _SLOT)
+        if slot > self._slot:  # a clock set back leaves the events in the newest slot
+            for passed in range(max(self._slot + 1, slot - _HOUR + 1), slot + 1):
+                self._counts[passed % _HOUR] = 0
+            self._slot = slot
+
+
+class ErrorStats:
+    """What went wrong lately. `clock` gives seconds since the epoch."""
+
+    def __init__(self, clock: Callable[[], float] = time.time) -> None:
+        self._clock = clock
+        self._started = now = clock()
+        self._requests = _Hour(now)
+        self._by_kind: dict[ErrorKind, _Hour] = {}
+        self._totals: dict[ErrorKind, int] = {}
+        self._patterns: dict[tuple[ErrorKind, str], tuple[int, float]] = {}
+
+    def record(self, error: ErrorKind | None, path: str) -> None:
+        """Counts a finished request; None for one that was answered. A client that left is no error."""
+        now = self._clock()
+        self._requests.add(now)
+        if error is None or error is ErrorKind.CLIENT_DISCONNECTED:
+            return
+        hour = self._by_kind.get(error)
+        if hour is None:
+            hour = self._by_kind[error] = _Hour(now)
+        hour.add(now)
+        self._totals[error] = self._totals.get(error, 0) + 1
+        pattern = error, operation_for(path)
+        self._patterns[pattern] = self._patterns.get(pattern, (0, 0.0))[0] + 1, now
+
+    def report(self, now: float | None = None) -> dict[str, Any]:
+        """Totals are since the start. `error_rate_per_minute` is the last minute's, `error_rate_per_hour` the last
+        hour's, `error_rate` the share (0 to 1) of the last hour's requests."""
+        now = self._clock() if now is None else now
+        minute = {kind: hour.last(_MINUTE, now) for kind, hour in self._by_kind.items()}
+        hourly = {kind: hour.last(_HOUR, now) for kind, hour in self._by_kind.items()}
+        in_minute, in_hour = sum(minute.values()), sum(hourly.values())
+        requests = self._requests.last(_HOUR, now)
+        return {
+            "total_errors": sum(self._totals.values()),
+            "errors_last_minute": in_minute,
+            "errors_last_hour": in_hour,
+            "requests_last_hour": requests,
+            "error_rate_per_minute": float(in_minute),
+            "error_rate_per_hour": float(in_hour),
+            "error_rate": round(in_hour / requests, 6) if requests else 0.0,
+            "by_type": {kind.value: count for kind, count in _largest(self._totals)},
+            "top_patterns": self._top_patterns(),
+            "spikes": self._spikes(minute, hourly, now),
+            "timestamp": iso_timestamp(now),
+        }
+
+    def _top_patterns(self) -> list[dict[str, Any]]:
+        top = sorted(self._patterns.items(), key=lambda entry: entry[1], reverse=True)[:_TOP]
+        return [
+            {"pattern": f"{kind.value}:{operation}", "count": count, "last_seen": iso_timestamp(seen)}
+            for (kind, operation), (count, seen) in top
+        ]
+
+    def _spikes(self, minute: dict[ErrorKind, int], hourly: dict[ErrorKind, int], now: float) -> list[dict[str, Any]]:
+        """The kinds whose last minute stands out from the rest of the hour, or of the time since the start."""
+        minutes = min(max((now - self._started) / 60 - 1, 1.0), 59.0)
+        spikes = []
+        for kind, count in _largest(minute):
+            average = (hourly[kind] - count) / minutes
+            if count >= SPIKE_FLOOR and count >= SPIKE_FACTOR * average:
+                spikes.append(
+                    {
+                        "error_type": kind.value,
+                        "errors_last_minute": count,
+                        "average_per_minute": round(average, 3),
+                        "factor": round(count / average, 1) if average else None,
+                    }
+                )
+        return spikes
+
+
+def _largest(counts: dict[ErrorKind, int]) -> list[tuple[ErrorKind, int]]:
+    return sorted(counts.items(), key=lambda entry: entry[1], reverse=True)

@@ -1,0 +1,196 @@
+"""What operators and monitors ask: health, status, errors, metrics, the stories of requests. Served by aiohttp."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import ipaddress
+from collections.abc import Awaitable, Callable
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+import orjson
+from aiohttp import web
+
+from gateway import __version__
+from gateway.errors.render import iso_timestamp, render, rendering_for
+from gateway.errors.taxonomy import GatewayError
+from gateway.http.message import HOP_BY_HOP, Request
+from gateway.identity import bearer
+from gateway.identity import correlation_id as identify
+from gateway.openapi import document
+from gateway.paths import HEALTH_PATHS
+from policies.outcome import ErrorKind
+
+if TYPE_CHECKING:
+    from gateway.app import Gateway
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+#: Answers without the operator's key: they tell monitors what they need and nothing about requests.
+_OPEN = HEALTH_PATHS | {"/openapi.json"}
+
+
+def belongs_here(path: str, separate_listener: bool) -> bool:
+    """Whether the data listener serves the path; with a listener for operators it keeps only the health paths."""
+    return not separate_listener or path in ("/livez", "/readyz", "/health")
+
+
+def as_bytes(request: Request, correlation: str) -> bytes:
+    """The request as HTTP/1.1 for aiohttp, to be answered once: the connection closes after it."""
+    dropped = HOP_BY_HOP | {b"content-length", b"expect", b"x-correlation-id"}
+    lines = [b"%b: %b\r\n" % item for item in request.headers.items() if item[0] not in dropped]
+    head = b"%b %b HTTP/1.1\r\n%b" % (request.method.encode("ascii"), request.target, b"".join(lines))
+    own = b"x-correlation-id: %b\r\nconnection: close\r\ncontent-length: %d\r\n\r\n"
+    return head + own % (correlation.encode("ascii"), len(request.body)) + request.body
+
+
+def application(gateway: Gateway) -> web.Application:
+    """The aiohttp application for all operations' paths."""
+
+    @web.middleware
+    async def contract(request: web.Request, handler: Handler) -> web.StreamResponse:
+        correlation = identify({name.lower().encode(): value.encode() for name, value in request.headers.items()})
+        try:
+            _authorise(gateway, request)
+            response = await handler(request)
+        except GatewayError as error:
+            response = _error(error, request, correlation, gateway)
+        except web.HTTPNotFound:
+            response = _error(GatewayError.unknown_path(), request, correlation, gateway)
+        except web.HTTPMethodNotAllowed as refused:
+            allowed = sorted(refused.allowed_methods)
+            response = _error(GatewayError.method_not_allowed(allowed), request, correlation, gateway)
+        except web.HTTPException:
+            raise
+        except Exception:
+            gateway.services.log.exception("internal_error", correlation_id=correlation, path=request.path)
+            response = _error(GatewayError(ErrorKind.INTERNAL_ERROR), request, correlation, gateway)
+        response.headers["Server"] = "seawall"
+        response.headers["X-Correlation-ID"] = response.headers["X-Request-ID"] = correlation
+        return response
+
+    app = web.Application(middlewares=[contract])
+    views = _Views(gateway)
+    app.add_routes(
+        [
+            web.get("/livez", views.livez),
+            web.get("/readyz", views.readyz),
+            web.get("/health", views.health),
+            web.get("/metrics", views.metrics),
+            web.get("/status", views.status),
+            web.get("/errors", views.errors),
+            web.get("/requests/{correlation_id:.+}", views.request),
+            web.get("/openapi.json", views.openapi),
+        ]
+    )
+    return app
+
+
+class _Views:
+    """One method a path."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
+
+    async def livez(self, request: web.Request) -> web.Response:
+        """The process runs and its loop turns."""
+        return _json({"status": "ok"})
+
+    async def readyz(self, request: web.Request) -> web.Response:
+        """200 when requests can be served: not draining, and no critical check fails."""
+        if self._gateway.draining:
+            return _json({"status": "draining"}, 503)
+        report = await self._gateway.monitor.report()
+        if report["overall_status"] == "critical":
+            return _json({"status": "not ready", "critical_failures": report["critical_failures"]}, 503)
+        return _json({"status": "ready"})
+
+    async def health(self, request: web.Request) -> web.Response:
+        report = await self._gateway.monitor.report()
+        return _json(report, 503 if report["overall_status"] == "critical" else 200)
+
+    async def metrics(self, request: web.Request) -> web.Response:
+        content_type, body = self._gateway.metrics.text(request.headers.get("Accept"))
+        return web.Response(body=body, headers={"Content-Type": content_type})
+
+    async def status(self, request: web.Request) -> web.Response:
+        gateway = self._gateway
+        clock = gateway.services.clock()
+        now = monotonic()
+        return _json(
+            {
+                "version": __version__,
+                "uptime_seconds": round(now - gateway.started, 3),
+                "timestamp": iso_timestamp(clock),
+                "draining": gateway.draining,
+                "health": await gateway.monitor.report(),
+                "errors": gateway.services.errors.report(clock),
+                "endpoints": {name: e.snapshot(now) for name, e in gateway.runtime.endpoints.items()},
+                "routes": [
+                    {
+                        "name": route.name,
+                        "models": route.patterns,
+                        "tiers": [[candidate.endpoint.name for candidate in tier] for tier in route.tiers],
+                    }
+                    for route in gateway.runtime.routes.routes
+                ],
+                "requests_in_flight": gateway.services.in_flight,
+                "connections": gateway.server.connections,
+            }
+        )
+
+    async def errors(self, request: web.Request) -> web.Response:
+        services = self._gateway.services
+        return _json(services.errors.report(services.clock()))
+
+    async def request(self, request: web.Request) -> web.Response:
+        """The stories of a recent request, newest first."""
+        wanted = request.match_info["correlation_id"]
+        stories = self._gateway.services.requests.find(wanted)
+        if not stories:
+            message = "No recent request has this correlation ID. Only the latest are kept."
+            raise GatewayError(ErrorKind.INVALID_INPUT, message, status=404, code="unknown_request")
+        return _json({**stories[0].to_dict(), "earlier": [story.to_dict() for story in stories[1:]]})
+
+    async def openapi(self, request: web.Request) -> web.Response:
+        return _json(document())
+
+
+def _authorise(gateway: Gateway, request: web.Request) -> None:
+    """Lets operators in: with the key, or from this machine. Raises GatewayError."""
+    if request.path in _OPEN or _from_loopback(request):
+        return
+    key = gateway.runtime.config.server.admin.key
+    if key is None:
+        message = "The operators' endpoints are open to this machine only. Set server.admin.key to open them to others."
+        raise GatewayError(ErrorKind.PERMISSION_DENIED, message)
+    given = bearer({name.lower().encode(): value.encode() for name, value in request.headers.items()}) or b""
+    expected = key.get_secret_value()
+    digest = (
+        bytes.fromhex(expected.removeprefix("sha256:"))
+        if expected.startswith("sha256:")
+        else hashlib.sha256(expected.encode()).digest()
+    )
+    if not hmac.compare_digest(hashlib.sha256(given).digest(), digest):
+        message = "The operator's key is missing or not valid. Send it as 'Authorization: Bearer <key>'."
+        raise GatewayError(ErrorKind.AUTHENTICATION_FAILED, message)
+
+
+def _from_loopback(request: web.Request) -> bool:
+    """Whether the peer is this machine. A proxy on this machine that adds a header for its client is not the peer."""
+    if "X-Forwarded-For" in request.headers or "Forwarded" in request.headers:
+        return False
+    try:
+        return ipaddress.ip_address(request.remote or "").is_loopback
+    except ValueError:
+        return False
+
+
+def _json(value: Any, status: int = 200) -> web.Response:
+    return web.Response(body=orjson.dumps(value, default=str), status=status, content_type="application/json")
+
+
+def _error(error: GatewayError, request: web.Request, correlation: str, gateway: Gateway) -> web.Response:
+    rendering = rendering_for(request.path, request.headers.get("Accept"))
+    status, headers, body = render(error, rendering, correlation, gateway.services.clock())
+    return web.Response(body=body, status=status, headers=headers)

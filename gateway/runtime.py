@@ -1,0 +1,214 @@
+"""A snapshot built from one configuration: routes compiled, endpoints, policies. Swapped whole on a reload."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from gateway.answer import safe
+from gateway.config.schema import Config, KeyConfig, PolicyConfig, RouteConfig, TimeoutPolicy
+from gateway.endpoint import Endpoint
+from gateway.identity import ApiKey, KeyRing
+from gateway.key_limits import KeyLimits
+from gateway.native import GENERATE_IMAGE
+from gateway.routing import RouteTable
+from gateway.validation.facts import Limits
+from policies.balance import Balancer, make_balancer
+from policies.budget import BudgetSettings, RetryBudget
+from policies.plan import AttemptPlan
+from policies.retry import Backoff, BackoffSettings
+
+_IMAGE_KINDS = frozenset({"diffusers"})
+
+
+class Candidate:
+    """An endpoint in a route's tier, and the model name to send it (None: the client's own)."""
+
+    __slots__ = ("endpoint", "fallback", "lines", "model")
+
+    def __init__(self, endpoint: Endpoint, model: str | None, *, fallback: bool) -> None:
+        self.endpoint = endpoint
+        self.model = model
+        self.fallback = fallback
+        known = f"x-seawall-model: {safe(model)}\r\n" if model is not None else ""
+        place = "true" if fallback else "false"
+        self.lines = f"x-seawall-backend: {endpoint.name}\r\nx-seawall-fallback: {place}\r\n{known}".encode("ascii")
+
+    @property
+    def context_length(self) -> int | None:
+        return self.endpoint.config.context_length
+
+    @property
+    def name(self) -> str:
+        return self.endpoint.name
+
+    @property
+    def in_flight(self) -> int:
+        return self.endpoint.in_flight
+
+    @property
+    def weight(self) -> float:
+        return self.endpoint.weight
+
+    def load(self, now: float) -> float:
+        return self.endpoint.load(now)
+
+    def usable(self, now: float) -> bool:
+        return self.endpoint.usable(now)
+
+    def away_until(self) -> float:
+        return self.endpoint.away_until
+
+    def answer_lines(self, model: str) -> bytes:
+        """What the answer's head says of where it comes from; `model` is the client's."""
+        if self.model is not None:
+            return self.lines
+        return self.lines + f"x-seawall-model: {safe(model)}\r\n".encode("ascii")
+
+
+class Route:
+    """One compiled route."""
+
+    __slots__ = (
+        "_backoff",
+        "_on",
+        "_random",
+        "balancer",
+        "budget",
+        "limits",
+        "name",
+        "patterns",
+        "policy",
+        "tiers",
+        "timeout",
+    )
+
+    def __init__(
+        self,
+        config: RouteConfig,
+        policy: PolicyConfig,
+        endpoints: dict[str, Endpoint],
+        budget: RetryBudget,
+        rng: random.Random,
+    ) -> None:
+        self.name = config.name
+        self.patterns: tuple[str, ...] = config.model
+        self.policy = policy
+        self.timeout: TimeoutPolicy = policy.timeout
+        self.budget = budget
+        self.limits = Limits(**policy.limits.model_dump())
+        self.tiers: tuple[tuple[Candidate, ...], ...] = tuple(
+            tuple(
+                Candidate(
+                    endpoints[target.backend],
+                    target.model or endpoints[target.backend].config.model,
+                    fallback=index > 0,
+                )
+                for target in tier
+            )
+            for index, tier in enumerate(config.tiers)
+        )
+        self.balancer: Balancer = make_balancer(policy.balance)
+        self._on = frozenset(policy.retry.on)
+        self._backoff = Backoff(BackoffSettings(**policy.retry.backoff.model_dump()))
+        self._random = rng
+
+    @property
+    def draws_images(self) -> bool:
+        """Whether its primary endpoints are image servers."""
+        return self.tiers[0][0].endpoint.config.kind in _IMAGE_KINDS
+
+    def plan(self, deadline: float, affinity: bytes | None) -> AttemptPlan[Candidate]:
+        """A fresh plan for one request that must be done by `deadline` (loop time).
+
+        Requests with the same `affinity` go to the same endpoint where the policy balances by it.
+        """
+        return AttemptPlan(
+            self.tiers,
+            max_attempts=self.policy.retry.attempts,
+            on=self._on,
+            backoff=self._wait,
+            withdraw=self.budget.try_withdraw,
+            pick=self._pick if affinity is None else partial(self._pick, key=affinity),
+            deadline=deadline,
+        )
+
+    def retry_after(self, now: float) -> float | None:
+        """Seconds until the first of its endpoints may be asked again, or None when nothing says."""
+        waits = [c.endpoint.retry_after(now) for tier in self.tiers for c in tier]
+        known = [wait for wait in waits if wait is not None]
+        return min(known) if known else None
+
+    def _wait(self, number: int) -> float:
+        return self._backoff.delay(number, self._random.random)
+
+    def _pick(self, candidates: Sequence[Candidate], now: float, key: bytes | None = None) -> Candidate:
+        return candidates[0] if len(candidates) == 1 else self.balancer.pick(candidates, now, self._random, key)
+
+
+@dataclass(frozen=True, slots=True)
+class Runtime:
+    """Everything that the request's way needs of one configuration."""
+
+    config: Config
+    routes: RouteTable[Route]
+    endpoints: dict[str, Endpoint]
+    keys: KeyRing
+    key_limits: KeyLimits
+    created: int
+
+    def default_route(self, path: str) -> Route | None:
+        """The route of a request that names no model: the only one, or the first of its kind for native requests and
+        images; else None."""
+        routes = self.routes.routes
+        if len(routes) == 1:
+            return routes[0]
+        if path.startswith(("/generate", "/v1/images/")):
+            images = path == GENERATE_IMAGE or path.startswith("/v1/images/")
+            return next((route for route in routes if route.draws_images is images), None)
+        return None
+
+
+def build(config: Config, previous: Runtime | None, rng: random.Random) -> Runtime:
+    """Compiles a configuration. Endpoints that stay as they were keep their state, and budgets theirs."""
+    endpoints: dict[str, Endpoint] = {}
+    for name, backend in config.backends.items():
+        policy = _policy_of(config, name)
+        kept = previous.endpoints.get(name) if previous is not None else None
+        if kept is not None and kept.config == backend and kept.breaker_policy == policy.circuit_breaker:
+            endpoints[name] = kept
+        else:
+            endpoints[name] = Endpoint(name, backend, policy, rng)
+    budgets = {route.name: route for route in previous.routes.routes} if previous is not None else {}
+    routes = []
+    for route in config.routes:
+        policy = config.policy_for(route)
+        settings = BudgetSettings(**policy.retry.budget.model_dump())
+        old = budgets.get(route.name)
+        budget = old.budget if old is not None and old.policy.retry == policy.retry else RetryBudget(settings)
+        routes.append(Route(route, policy, endpoints, budget, rng))
+    keys = [(key.digest, _api_key(key)) for key in config.auth.keys]
+    limits = KeyLimits([key for _, key in keys], previous.key_limits if previous is not None else None)
+    return Runtime(config, RouteTable(routes), endpoints, KeyRing(keys), limits, int(time.time()))
+
+
+def _policy_of(config: Config, backend: str) -> PolicyConfig:
+    """The policy whose breaker and timeouts an endpoint gets: that of the first route which uses it."""
+    for route in config.routes:
+        if any(target.backend == backend for tier in route.tiers for target in tier):
+            return config.policy_for(route)
+    return config.policies["default"]
+
+
+def _api_key(key: KeyConfig) -> ApiKey:
+    return ApiKey(
+        name=key.name,
+        models=tuple(key.models),
+        priority=key.priority,
+        requests_per_minute=key.requests_per_minute,
+        tokens_per_minute=key.tokens_per_minute,
+        concurrency=key.concurrency,
+    )

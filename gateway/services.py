@@ -1,0 +1,124 @@
+"""What the request's way writes to: metrics, the request log, error statistics, log lines."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from gateway.context import RequestContext
+from gateway.observe.error_stats import ErrorStats
+from gateway.observe.logs import Logs, RequestRecord
+from gateway.observe.metrics import Metrics
+from gateway.observe.request_log import AttemptStory, RequestLog, RequestStory
+from policies.outcome import ErrorKind
+
+
+class Services:
+    """Shared by all requests of a process. `clock` gives seconds since the epoch."""
+
+    def __init__(
+        self,
+        metrics: Metrics,
+        errors: ErrorStats,
+        requests: RequestLog,
+        logs: Logs,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.metrics = metrics
+        self.errors = errors
+        self.requests = requests
+        self.logs = logs
+        self.clock = clock
+        self.log: Any = logs.logger
+        self.in_flight = 0
+
+    def begun(self) -> None:
+        """A request has come."""
+        self.in_flight += 1
+
+    def account(self, ctx: RequestContext, now: float) -> None:
+        """Books a request that is over; `now` is loop time."""
+        self.in_flight -= 1
+        kind = ctx.error.kind if ctx.error is not None else None
+        duration = now - ctx.request.received_at
+        route = ctx.route.name if ctx.route is not None else None
+        first_token = ctx.first_token_at - ctx.request.received_at if ctx.first_token_at else None
+        usage = ctx.usage
+        numbers = self.metrics.route(route)
+        numbers.finished(
+            kind,
+            duration,
+            overhead=max(0.0, duration - ctx.backend_time) if ctx.attempts else None,
+            first_token=first_token,
+            prompt_tokens=usage.prompt_tokens if usage else 0,
+            completion_tokens=usage.completion_tokens if usage else 0,
+            correlation_id=ctx.correlation_id,
+        )
+        status = 499 if kind is ErrorKind.CLIENT_DISCONNECTED else ctx.status
+        self.metrics.responded(status)
+        if ctx.budget_exhausted:
+            numbers.retry_budget_exhausted += 1
+        if kind is not None and ctx.first_token_at:
+            numbers.interrupted[kind] += 1
+        wall = self.clock()
+        self.errors.record(kind, ctx.api_path, wall)
+        self.requests.add(_story(ctx, kind, status, duration, wall - duration))
+        self.logs.log_request(_record(ctx, kind, status, duration, first_token))
+
+
+def _story(ctx: RequestContext, kind: ErrorKind | None, status: int, duration: float, at: float) -> RequestStory:
+    attempts = tuple(
+        AttemptStory(
+            backend=record.backend,
+            model=record.model,
+            why=record.why,
+            error=record.failure.kind if record.failure is not None else None,
+            status=record.failure.status if record.failure is not None else 200,
+            ms=record.ms,
+            fallback=record.attempt.candidate.fallback,
+        )
+        for record in ctx.attempts
+    )
+    return RequestStory(
+        correlation_id=ctx.correlation_id,
+        at=at,
+        method=ctx.request.method,
+        path=ctx.request.path,
+        route=ctx.route.name if ctx.route is not None else "none",
+        model=ctx.model or ctx.facts.model,
+        status=status,
+        error=kind,
+        duration_ms=duration * 1000,
+        attempts=attempts,
+    )
+
+
+def _record(
+    ctx: RequestContext, kind: ErrorKind | None, status: int, duration: float, first_token: float | None
+) -> RequestRecord:
+    answered = ctx.answered_by
+    usage = ctx.usage
+    return {
+        "correlation_id": ctx.correlation_id,
+        "method": ctx.request.method,
+        "path": ctx.request.path,
+        "route": ctx.route.name if ctx.route is not None else "none",
+        "model": ctx.model or ctx.facts.model,
+        "backend": answered.backend if answered is not None else None,
+        "status": status,
+        "error_type": kind.value if kind is not None else None,
+        "attempts": len(ctx.attempts),
+        "fallback": answered is not None and answered.attempt.candidate.fallback,
+        "stream": ctx.facts.stream,
+        "duration_ms": round(duration * 1000, 3),
+        "ttft_ms": round(first_token * 1000, 3) if first_token is not None else None,
+        "overhead_ms": round(max(0.0, duration - ctx.backend_time) * 1000, 3),
+        "prompt_tokens": usage.prompt_tokens if usage is not None else 0,
+        "completion_tokens": usage.completion_tokens if usage is not None else 0,
+        "bytes_in": len(ctx.request.body),
+        "bytes_out": ctx.client.bytes_out,
+        "key": ctx.key.name if ctx.key is not None else None,
+        "degraded": ctx.degraded,
+        "warning": ctx.warning,
+    }

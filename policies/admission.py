@@ -1,0 +1,208 @@
+"""The waiting room when every endpoint is at its limit: bounded, by priority, fair among tenants.
+
+Higher priorities go first; within one, tenants take turns, so that one with a thousand waiting requests does not hold up
+one with two. When the room is full, what is shed is the newest request of the tenant with the most waiting in the lowest
+priority: the loss falls where it is least important and least surprising.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import OrderedDict
+from dataclasses import dataclass
+from math import exp
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+LOWEST_PRIORITY, HIGHEST_PRIORITY = 0, 9
+#: Seconds that the measured service rate looks back on, in essence.
+_RATE_WINDOW = 30.0
+#: Longest advice given to a client, in seconds.
+_MAX_RETRY_AFTER = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class AdmissionSettings:
+    """`admission` of a policy: how many may wait, and how long (seconds)."""
+
+    max_queue: int
+    max_wait: float
+
+
+class Waiting(Generic[T]):
+    """One waiting request. `leaves_at` is when it stops waiting (monotonic seconds)."""
+
+    __slots__ = ("item", "leaves_at", "priority", "queued", "since", "tenant")
+
+    def __init__(self, item: T, priority: int, tenant: str, since: float, leaves_at: float) -> None:
+        self.item = item
+        self.priority = priority
+        self.tenant = tenant
+        self.since = since
+        self.leaves_at = leaves_at
+        self.queued = True
+
+
+_Lane = OrderedDict[int, Waiting[T]]  # one tenant's requests in one priority, oldest first
+
+
+class AdmissionQueue(Generic[T]):
+    """Every request that was taken in comes out exactly once: by `next_ready`, `expire`, `cancel`, or shed by `enqueue`."""
+
+    __slots__ = ("_by_end", "_rate", "_serial", "_tenants", "_waiting", "settings")
+
+    def __init__(self, settings: AdmissionSettings) -> None:
+        self.settings = settings
+        # By priority: tenants in the order of their turns.
+        self._tenants: list[OrderedDict[str, _Lane[T]]] = [OrderedDict() for _ in range(HIGHEST_PRIORITY + 1)]
+        self._by_end: list[tuple[float, int, Waiting[T]]] = []  # a heap; may hold some that are out already
+        self._waiting = 0
+        self._serial = 0
+        self._rate = _Rate()
+
+    def __len__(self) -> int:
+        return self._waiting
+
+    # -- in ------------------------------------------------------------------------------------------------------------
+
+    def enqueue(
+        self, item: T, priority: int, tenant: str, now: float, deadline: float
+    ) -> tuple[Waiting[T] | None, Waiting[T] | None]:
+        """Lets a request wait until `deadline`, and `max_wait` at most: (its entry, the one shed to make room).
+
+        The entry is None when there is no room for it. Priorities out of range are cut to it.
+        """
+        priority = min(max(priority, LOWEST_PRIORITY), HIGHEST_PRIORITY)
+        shed: Waiting[T] | None = None
+        if self._waiting >= self.settings.max_queue:
+            shed = self._to_shed(priority, tenant)
+            if shed is None:
+                return None, None
+            self._remove(shed)
+        entry = Waiting(item, priority, tenant, now, min(deadline, now + self.settings.max_wait))
+        self._serial += 1
+        lanes = self._tenants[priority]
+        lane = lanes.get(tenant)
+        if lane is None:
+            lane = lanes[tenant] = OrderedDict()
+        lane[id(entry)] = entry
+        heapq.heappush(self._by_end, (entry.leaves_at, self._serial, entry))
+        self._waiting += 1
+        return entry, shed
+
+    # -- out -----------------------------------------------------------------------------------------------------------
+
+    def next_ready(self, now: float) -> Waiting[T] | None:
+        """The request whose turn it is; None when there is none. Those whose time is up are left to `expire`."""
+        for lanes in reversed(self._tenants):
+            for lane in lanes.values():
+                for entry in lane.values():
+                    if entry.leaves_at > now:
+                        lanes.move_to_end(entry.tenant)
+                        self._remove(entry)
+                        return entry
+        return None
+
+    def expire(self, now: float) -> list[Waiting[T]]:
+        """Takes out those whose time is up, soonest first."""
+        expired = []
+        heap = self._by_end
+        while heap and (heap[0][0] <= now or not heap[0][2].queued):
+            entry = heapq.heappop(heap)[2]
+            if entry.queued:
+                self._remove(entry)
+                expired.append(entry)
+        return expired
+
+    def cancel(self, entry: Waiting[T]) -> bool:
+        """Takes a request out whose client has left; False when it is out already."""
+        if not entry.queued:
+            return False
+        self._remove(entry)
+        return True
+
+    def next_expiry(self) -> float | None:
+        """When `expire` should be called next, at the latest (monotonic seconds)."""
+        return self._by_end[0][0] if self._by_end else None
+
+    # -- how long ------------------------------------------------------------------------------------------------------
+
+    def served(self, now: float) -> None:
+        """A request that was admitted (at once or from the queue) is done: this measures the service rate."""
+        self._rate.count(now)
+
+    def wait_estimate(self, now: float, priority: int = LOWEST_PRIORITY) -> float | None:
+        """Seconds that a new request of this priority would wait at the measured rate; None without a measurement."""
+        rate = self._rate.per_second(now)
+        if rate <= 0.0:
+            return None
+        ahead = sum(len(lane) for lanes in self._tenants[max(priority, 0) :] for lane in lanes.values())
+        return (ahead + 1) / rate
+
+    def retry_after(self, now: float) -> float:
+        """Advice to a client that is turned away: seconds, 1 to 60."""
+        estimate = self.wait_estimate(now)
+        if estimate is None:
+            estimate = self.settings.max_wait
+        return min(max(1.0, estimate), _MAX_RETRY_AFTER)
+
+    # -- inside --------------------------------------------------------------------------------------------------------
+
+    def _to_shed(self, priority: int, tenant: str) -> Waiting[T] | None:
+        """The request that has to go for a new one, if there is one that matters less."""
+        for lowest, lanes in enumerate(self._tenants):
+            if lanes:
+                break
+        else:
+            return None  # nobody may wait at all
+        if lowest > priority:
+            return None
+        longest = max(lanes.values(), key=len)
+        own = lanes.get(tenant)
+        # Among equals only where it makes the shares more even; else the one that came first stays.
+        if lowest == priority and len(longest) <= (len(own) if own is not None else 0) + 1:
+            return None
+        return next(reversed(longest.values()))
+
+    def _remove(self, entry: Waiting[T]) -> None:
+        entry.queued = False
+        self._waiting -= 1
+        lanes = self._tenants[entry.priority]
+        lane = lanes[entry.tenant]
+        del lane[id(entry)]
+        if not lane:
+            del lanes[entry.tenant]
+        if len(self._by_end) > 2 * self._waiting + 64:  # mostly ones that are out: don't let them pile up
+            self._by_end = [item for item in self._by_end if item[2].queued]
+            heapq.heapify(self._by_end)
+
+
+class _Rate:
+    """Events per second, older ones counting less and less."""
+
+    __slots__ = ("_at", "_begun", "_count")
+
+    def __init__(self) -> None:
+        self._count = 0.0
+        self._at = 0.0
+        self._begun: float | None = None
+
+    def count(self, now: float) -> None:
+        if self._begun is None:
+            self._begun = now
+        self._decay(now)
+        self._count += 1.0
+
+    def per_second(self, now: float) -> float:
+        if self._begun is None:
+            return 0.0
+        self._decay(now)
+        # What a steady rate of 1 would have counted up to by now; less than the whole window at first.
+        full = _RATE_WINDOW * (1.0 - exp(-(now - self._begun) / _RATE_WINDOW))
+        return self._count / max(1.0, full)
+
+    def _decay(self, now: float) -> None:
+        if now > self._at:
+            self._count *= exp((self._at - now) / _RATE_WINDOW)
+            self._at = now
