@@ -62,7 +62,7 @@ class Services:
         if kind is not None and ctx.first_token_at:
             numbers.interrupted[kind] += 1
         wall = self.clock()
-        self.errors.record(kind, ctx.api_path, wall)
+        self.errors.record(kind, ctx.request.path)
         self.requests.add(_story(ctx, kind, status, duration, wall - duration))
         self.logs.log_request(_record(ctx, kind, status, duration, first_token))
 

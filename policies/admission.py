@@ -1,8 +1,8 @@
 """The waiting room when every endpoint is at its limit: bounded, by priority, fair among tenants.
 
-Higher priorities go first; within one, tenants take turns, so that one with a thousand waiting requests does not hold up
-one with two. When the room is full, what is shed is the newest request of the tenant with the most waiting in the lowest
-priority: the loss falls where it is least important and least surprising.
+Higher priorities go first; within one, tenants take turns, so that one with a thousand waiting requests does not hold
+up one with two. When the room is full, what is shed is the newest request of the tenant with the most waiting in the
+lowest priority: the loss falls where it matters least and surprises least.
 """
 
 from __future__ import annotations
@@ -33,10 +33,11 @@ class AdmissionSettings:
 class Waiting(Generic[T]):
     """One waiting request. `leaves_at` is when it stops waiting (monotonic seconds)."""
 
-    __slots__ = ("item", "leaves_at", "priority", "queued", "since", "tenant")
+    __slots__ = ("item", "leaves_at", "number", "priority", "queued", "since", "tenant")
 
-    def __init__(self, item: T, priority: int, tenant: str, since: float, leaves_at: float) -> None:
+    def __init__(self, item: T, number: int, priority: int, tenant: str, since: float, leaves_at: float) -> None:
         self.item = item
+        self.number = number  # in the order of arrival
         self.priority = priority
         self.tenant = tenant
         self.since = since
@@ -48,7 +49,7 @@ _Lane = OrderedDict[int, Waiting[T]]  # one tenant's requests in one priority, o
 
 
 class AdmissionQueue(Generic[T]):
-    """Every request that was taken in comes out exactly once: by `next_ready`, `expire`, `cancel`, or shed by `enqueue`."""
+    """Every request taken in comes out exactly once: by `next_ready`, `expire` or `cancel`, or shed by `enqueue`."""
 
     __slots__ = ("_by_end", "_rate", "_serial", "_tenants", "_waiting", "settings")
 
@@ -80,14 +81,14 @@ class AdmissionQueue(Generic[T]):
             if shed is None:
                 return None, None
             self._remove(shed)
-        entry = Waiting(item, priority, tenant, now, min(deadline, now + self.settings.max_wait))
         self._serial += 1
+        entry = Waiting(item, self._serial, priority, tenant, now, min(deadline, now + self.settings.max_wait))
         lanes = self._tenants[priority]
         lane = lanes.get(tenant)
         if lane is None:
             lane = lanes[tenant] = OrderedDict()
-        lane[id(entry)] = entry
-        heapq.heappush(self._by_end, (entry.leaves_at, self._serial, entry))
+        lane[entry.number] = entry
+        heapq.heappush(self._by_end, (entry.leaves_at, entry.number, entry))
         self._waiting += 1
         return entry, shed
 
@@ -151,13 +152,10 @@ class AdmissionQueue(Generic[T]):
 
     def _to_shed(self, priority: int, tenant: str) -> Waiting[T] | None:
         """The request that has to go for a new one, if there is one that matters less."""
-        for lowest, lanes in enumerate(self._tenants):
-            if lanes:
-                break
-        else:
-            return None  # nobody may wait at all
-        if lowest > priority:
+        lowest = next((number for number, lanes in enumerate(self._tenants) if lanes), None)
+        if lowest is None or lowest > priority:  # None: nobody may wait at all
             return None
+        lanes = self._tenants[lowest]
         longest = max(lanes.values(), key=len)
         own = lanes.get(tenant)
         # Among equals only where it makes the shares more even; else the one that came first stays.
@@ -170,7 +168,7 @@ class AdmissionQueue(Generic[T]):
         self._waiting -= 1
         lanes = self._tenants[entry.priority]
         lane = lanes[entry.tenant]
-        del lane[id(entry)]
+        del lane[entry.number]
         if not lane:
             del lanes[entry.tenant]
         if len(self._by_end) > 2 * self._waiting + 64:  # mostly ones that are out: don't let them pile up

@@ -61,7 +61,7 @@ class Degradation:
         if asked >= self.level:
             self.level = asked
             self._calm_since = None
-        elif self.pressure > self._threshold(self.level) - HYSTERESIS:
+        elif self.pressure > max(0.0, self._threshold(self.level) - HYSTERESIS):
             self._calm_since = None
         elif self._calm_since is None:
             self._calm_since = now
@@ -93,7 +93,7 @@ class Degradation:
 
 
 def scaled(amounts: Mapping[str, int | None], factor: float) -> dict[str, int]:
-    """Those amounts (max_tokens, steps, n, width ...) that a factor up to 1 changes, with their new values, never below 1.
+    """The amounts (max_tokens, steps, n, ...) that a factor of at most 1 changes, with their new values, never below 1.
 
     Amounts that are None stay out: what a request leaves open is not known here.
     """

@@ -230,9 +230,16 @@ class Metrics:
         return self._endpoints[name]
 
     def attempts(self, route: str, endpoint: str) -> AttemptMetrics:
-        """The numbers of an endpoint as a target of a route. Raises KeyError if either is not configured."""
-        pair = self._routes[route].name, self._endpoints[endpoint].name
-        return self._attempts.setdefault(pair, AttemptMetrics())
+        """The numbers of an endpoint as a target of a route.
+
+        For names that are not configured any more (a request may outlast a reload) they are scraped by nobody.
+        """
+        found = self._attempts.get((route, endpoint))
+        if found is None:
+            found = AttemptMetrics()
+            if route in self._routes and endpoint in self._endpoints:
+                self._attempts[route, endpoint] = found
+        return found
 
     def responded(self, status: int) -> None:
         """Counts an answer sent to a client; what is not an HTTP status is counted as `other`."""

@@ -9,7 +9,11 @@ MODELS = Path(__file__).parent / "models"
 
 def model_folder(name: str) -> Path:
     """The folder of a carried model. Raises ValueError, naming those there are, if there is no such model."""
-    known = sorted(path.parent.name for path in MODELS.glob("*/config.json"))
-    if name not in known:
-        raise ValueError(f"there is no embedded text model {name!r}; there are: {', '.join(known)}")
+    if name not in model_names():
+        raise ValueError(f"there is no embedded text model {name!r}; there are: {', '.join(model_names())}")
     return MODELS / name
+
+
+def model_names() -> list[str]:
+    """The names of all carried models, sorted."""
+    return sorted(path.parent.name for path in MODELS.glob("*/model.safetensors"))

@@ -124,18 +124,20 @@ class Answer:
         }
         ids = {"token_ids": choice.token_ids if self.with_ids else None}
         if self.chat:
-            empty = {"refusal": None, "annotations": None, "audio": None, "function_call": None}
-            message = {"role": self.role, "content": choice.text} | empty | {"tool_calls": [], "reasoning": None}
+            empty: dict[str, Any] = {"refusal": None, "annotations": None, "audio": None, "function_call": None}
+            message = {"role": self.role, "content": choice.text, **empty, "tool_calls": [], "reasoning": None}
             return {"index": index, "message": message} | ended | ids
         prompt = list(self.prompts[index // self.n]) if self.with_ids else None
-        return {"index": index, "text": choice.text} | ended | ids | {"prompt_logprobs": None, "prompt_token_ids": prompt}
+        return (
+            {"index": index, "text": choice.text} | ended | ids | {"prompt_logprobs": None, "prompt_token_ids": prompt}
+        )
 
     def _envelope(self, chat_object: str) -> dict[str, Any]:
         kind = chat_object if self.chat else "text_completion"
         return {"id": self.answer_id, "object": kind, "created": self.created, "model": self.model}
 
     def _frame(self, choices: Sequence[Mapping[str, Any]], extra: Mapping[str, Any]) -> bytes:
-        event = self._envelope("chat.completion.chunk") | {"choices": choices} | extra
+        event = self._envelope("chat.completion.chunk") | {"choices": choices, **extra}
         return b"data: " + orjson.dumps(event) + b"\n\n"
 
     def _running_usage(self, index: int) -> dict[str, Any]:
@@ -151,14 +153,14 @@ class Answer:
             return None
         if self.chat:
             return {"content": [self._chat_logprob(each) for each in logprobs]}
-        texts = [self.tokenizer.token_text(each.token) for each in logprobs]
+        texts = [self.tokenizer.decode([each.token]) for each in logprobs]
         offsets = [offset + sum(map(len, texts[:place])) for place in range(len(texts))]
         return {
             "text_offset": offsets,
             "token_logprobs": [max(each.logprob, _LOWEST) for each in logprobs],
             "tokens": texts,
             "top_logprobs": [
-                {self.tokenizer.token_text(token): max(value, _LOWEST) for token, value in _with_chosen(each)}
+                {self.tokenizer.decode([token]): max(value, _LOWEST) for token, value in _with_chosen(each)}
                 for each in logprobs
             ],
         }
@@ -168,7 +170,7 @@ class Answer:
         return self._one_logprob(each.token, each.logprob) | {"top_logprobs": top}
 
     def _one_logprob(self, token: int, logprob: float) -> dict[str, Any]:
-        text = self.tokenizer.token_text(token)
+        text = self.tokenizer.decode([token])
         raw = self.tokenizer.token_bytes(token) or text.encode()
         return {"token": text, "logprob": max(logprob, _LOWEST), "bytes": list(raw)}
 

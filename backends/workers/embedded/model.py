@@ -72,7 +72,7 @@ class _Attention(nn.Module):
         """Queries, keys and values `[..., heads, rows, head_dim]` of `x` `[..., rows, hidden]`, rotated."""
         split = self.qkv_proj(x).unflatten(-1, (-1, self.head_dim)).transpose(-2, -3)
         turned = _rotate(split[..., : self.heads + self.kv_heads, :, :], rotation)
-        queries, keys = turned.split([self.heads, self.kv_heads], dim=-3)
+        queries, keys = torch.split(turned, [self.heads, self.kv_heads], dim=-3)
         return queries, keys, split[..., self.heads + self.kv_heads :, :, :]
 
     def attend(self, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
@@ -94,11 +94,14 @@ class _Layer(nn.Module):
 
     def feed_forward(self, x: Tensor) -> Tensor:
         gate, up = self.gate_up_proj(self.post_norm(x)).chunk(2, dim=-1)
-        return x + self.down_proj(silu(gate) * up)
+        fed: Tensor = x + self.down_proj(silu(gate) * up)
+        return fed
 
 
 class Decoder(nn.Module):
     """The model. Weights are shared between the input embedding and the output."""
+
+    rotation: Tensor
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -128,21 +131,25 @@ class Decoder(nn.Module):
         token and room for all of them.
         """
         counts = [len(ids) for ids, _ in batch]
-        positions = torch.cat([torch.arange(kv.length, kv.length + n) for n, (_, kv) in zip(counts, batch, strict=True)])
+        positions = torch.cat(
+            [torch.arange(kv.length, kv.length + n) for n, (_, kv) in zip(counts, batch, strict=True)]
+        )
         x = self.embed(torch.tensor([token for ids, _ in batch for token in ids]))
         rotation = self.rotation[positions]
         masks = [_chunk_mask(kv.length, n) for n, (_, kv) in zip(counts, batch, strict=True)]
         for number, layer in enumerate(self.layers):
             queries, keys, values = layer.attention.project(layer.input_norm(x), rotation)
-            rows = zip(queries.split(counts, 1), keys.split(counts, 1), values.split(counts, 1), masks, batch, strict=True)
+            each = zip(
+                *(torch.split(part, counts, dim=1) for part in (queries, keys, values)), masks, batch, strict=True
+            )
             mixed = []
-            for query, key, value, mask, (_, cache) in rows:
+            for query, key, value, mask, (_, cache) in each:
                 known = cache.extend(number, key, value)
                 mixed.append(layer.attention.attend(query[None], known[0][None], known[1][None], mask, causal=False)[0])
             x = layer.feed_forward(x + layer.attention.o_proj(torch.cat(mixed)))
         for count, (_, cache) in zip(counts, batch, strict=True):
             cache.length += count
-        return list(self.norm(x).split(counts))
+        return list(torch.split(self.norm(x), counts))
 
     @torch.inference_mode()
     def step(self, batch: Sequence[tuple[Sequence[int], KVCache]]) -> Tensor:
@@ -158,11 +165,14 @@ class Decoder(nn.Module):
         """Writes `config.json` and the weights, in float16, as `model.safetensors`."""
         config = asdict(self.config) | {"architectures": ["SeawallTideForCausalLM"], "tie_word_embeddings": True}
         (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-        save_file({name: weight.half().contiguous() for name, weight in self.state_dict().items()}, folder / "model.safetensors")
+        save_file(
+            {name: weight.half().contiguous() for name, weight in self.state_dict().items()},
+            folder / "model.safetensors",
+        )
 
     @classmethod
     def load(cls, folder: Path, dtype: torch.dtype = torch.float64) -> Decoder:
-        """Reads what `save` wrote, ready to serve. Raises OSError if files are missing, ValueError if they don't fit."""
+        """Reads what `save` wrote, ready to serve. Raises OSError if one is missing, ValueError if they do not fit."""
         written = json.loads((folder / "config.json").read_text())
         names = ModelConfig.__dataclass_fields__
         model = cls(ModelConfig(**{name: value for name, value in written.items() if name in names}))

@@ -18,7 +18,9 @@ _MAX_CHOICES, _MAX_LOGPROBS, _SHOWN_INPUT = 64, 20, 200
 class RequestError(Exception):
     """The request is refused; `body` is the answer."""
 
-    def __init__(self, message: str, param: str | None = None, *, status: int = 400, kind: str = "BadRequestError") -> None:
+    def __init__(
+        self, message: str, param: str | None = None, *, status: int = 400, kind: str = "BadRequestError"
+    ) -> None:
         super().__init__(message)
         self.status = status
         self.body = error_body(message, kind, status, param)
@@ -210,13 +212,19 @@ def texts_or_ids(given: Any) -> Sequence[str | Sequence[int]]:
     return [given] if isinstance(given, str) or isinstance(given[0], int) else given
 
 
-def output_budget(prompt_tokens: int, asked: int | None, limit: int, param: str = "max_tokens") -> int:
-    """How many tokens may be generated: `asked`, else what the context of `limit` tokens leaves. Raises RequestError."""
-    if asked is not None and asked > limit:
+def check_max_tokens(asked: int | None, limit: int, param: str = "max_tokens") -> None:
+    """Refuses a number of output tokens that no prompt could leave room for. Raises RequestError."""
+    if asked is None:
+        return
+    if asked > limit:
         message = f"{param}={asked} cannot be greater than max_model_len={limit}. Please request fewer output tokens."
         raise bad_value(message, param, asked)
-    if asked is not None and asked < 1:
+    if asked < 1:
         raise bad_value(f"max_tokens must be at least 1, got {asked}.", "max_tokens", asked)
+
+
+def output_budget(prompt_tokens: int, asked: int | None, limit: int) -> int:
+    """How many tokens may be generated: `asked`, else what is left of `limit`. Raises RequestError."""
     room = limit - prompt_tokens
     if room < (asked or 1):
         raise _too_long(limit, asked or 0, f"{prompt_tokens} input tokens", "input_tokens", prompt_tokens)
@@ -256,7 +264,9 @@ def _check_sampling(params: SamplingParams, n: int) -> None:
     if not params.repetition_penalty > 0:
         raise RequestError(f"repetition_penalty must be greater than zero, got {params.repetition_penalty}.")
     if not 0 <= params.temperature < float("inf"):
-        raise bad_value(f"temperature must be non-negative, got {params.temperature}.", "temperature", params.temperature)
+        raise bad_value(
+            f"temperature must be non-negative, got {params.temperature}.", "temperature", params.temperature
+        )
     if not 0 < params.top_p <= 1:
         raise bad_value(f"top_p must be in (0, 1], got {params.top_p}.", "top_p", params.top_p)
     if params.top_k < 0:

@@ -42,7 +42,13 @@ class TokenLogprob:
 
 
 def choose(
-    logits: Tensor, params: SamplingParams, prompt: Sequence[int], output: Sequence[int], *, choice: int, banned: Sequence[int]
+    logits: Tensor,
+    params: SamplingParams,
+    prompt: Sequence[int],
+    output: Sequence[int],
+    *,
+    choice: int,
+    banned: Sequence[int],
 ) -> tuple[int, TokenLogprob | None]:
     """The token after `prompt + output`, from its logits `[vocab]`, and its log probability if that was asked for.
 
@@ -64,7 +70,7 @@ def choose(
 
 def _penalised(params: SamplingParams) -> bool:
     penalties = (params.presence_penalty, params.frequency_penalty, params.repetition_penalty)
-    return penalties != (0, 0, 1) or bool(params.logit_bias)
+    return bool(params.logit_bias) or penalties != (0.0, 0.0, 1.0)
 
 
 def _apply_penalties(scores: Tensor, params: SamplingParams, prompt: Sequence[int], output: Sequence[int]) -> Tensor:

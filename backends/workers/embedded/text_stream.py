@@ -14,7 +14,9 @@ from collections.abc import Callable, Sequence
 class TextStream:
     """The text of one growing sequence. `token_bytes` gives a token's bytes; `stops` are the stop strings."""
 
-    def __init__(self, token_bytes: Callable[[int], bytes], stops: Sequence[str] = (), *, keep_stop: bool = False) -> None:
+    def __init__(
+        self, token_bytes: Callable[[int], bytes], stops: Sequence[str] = (), *, keep_stop: bool = False
+    ) -> None:
         self._token_bytes = token_bytes
         self._stops = tuple(stops)
         self._keep_stop = keep_stop

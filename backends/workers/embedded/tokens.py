@@ -25,11 +25,12 @@ class ChatTokenizer:
         self.bos, self.end = self._id(BOS), self._id(END)
         self._roles = {role: self._id(f"<|{role}|>") for role in ROLES}
         byte_of = {char: byte for byte, char in _byte_alphabet().items()}
-        special = {self._id(token) for token in SPECIAL}
+        names = [str(tokenizer.id_to_token(token)) for token in range(self.vocab_size)]
+        self._special = {self._id(token): token.encode() for token in SPECIAL}
         self._bytes = [
-            b"" if token in special else bytes(byte_of[char] for char in tokenizer.id_to_token(token))
-            for token in range(self.vocab_size)
+            b"" if token in self._special else bytes(byte_of[char] for char in name) for token, name in enumerate(names)
         ]
+        self.longest_token = max(map(len, self._bytes))
 
     @classmethod
     def load(cls, path: Path) -> ChatTokenizer:
@@ -62,13 +63,8 @@ class ChatTokenizer:
         return self._bytes[token]
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of the ids; bytes that are no UTF-8 become U+FFFD."""
-        return b"".join(map(self.token_bytes, ids)).decode("utf-8", "replace")
-
-    def token_text(self, token: int) -> str:
-        """The token as written in the vocabulary (`<|end|>`) or its text."""
-        name: str = self._tokenizer.id_to_token(token)
-        return name if name in SPECIAL else self.decode([token])
+        """The text of the ids, role tokens written out (`<|end|>`); bytes that are no UTF-8 become U+FFFD."""
+        return b"".join(self._special.get(token) or self.token_bytes(token) for token in ids).decode("utf-8", "replace")
 
     def message(self, role: str, content: str) -> list[int]:
         """One closed message."""

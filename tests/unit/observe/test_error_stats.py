@@ -91,7 +91,7 @@ def test_a_client_that_left_is_a_request_and_no_error(stats: ErrorStats) -> None
     [
         (0, 9, 0.0),  # below the floor
         (0, 10, None),  # nothing to compare with
-        (4, 12, 3.0),
+        (4, 13, 3.2),
         (4, 11, 0.0),
         (10, 29, 0.0),
     ],

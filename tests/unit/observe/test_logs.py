@@ -39,9 +39,9 @@ class Sink:
         return [json.loads(line) for line in self.text().split("\n") if line]
 
     def close(self) -> None:
+        os.close(self._read)  # first, so that a writer that is stuck gives up
         if self.logs is not None:
             self.logs.close()
-        os.close(self._read)
         os.close(self.fd)
 
 

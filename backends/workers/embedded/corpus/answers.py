@@ -15,7 +15,21 @@ NUMBERS = (
     "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen", "twenty",
 )  # fmt: skip
 TENS = {30: "thirty", 40: "forty", 50: "fifty", 100: "a hundred"}
-SEA_ANIMALS = ("crab", "seal", "whale", "dolphin", "octopus", "starfish", "turtle", "shark", "jellyfish", "lobster", "seahorse", "cod", "eel")
+SEA_ANIMALS = (
+    "crab",
+    "seal",
+    "whale",
+    "dolphin",
+    "octopus",
+    "starfish",
+    "turtle",
+    "shark",
+    "jellyfish",
+    "lobster",
+    "seahorse",
+    "cod",
+    "eel",
+)
 LAND_ANIMALS = ("dog", "cat", "horse", "fox", "rabbit", "bear", "mouse", "owl")
 BIRDS = ("gull", "puffin", "pelican", "penguin", "swan", "owl")
 COLOUR_NAMES = ("blue", "green", "red", "yellow", "white", "black", "grey", "orange", "purple", "pink", "brown")
@@ -163,7 +177,17 @@ def thing(rng: Random) -> Pair:
     one = article(name) if name not in ("salt", "rain", "snow", "fog", "wind", "coral", "seaweed", "rope") else name
     if name in ("sun", "moon", "tide"):
         one = f"the {name}"
-    question = rng.choice((f"What is {one}?", f"Tell me about {one}", f"Explain what {one} is", f"Describe {one}", f"What does the word {name} mean?", f"what is {one}", f"Explain {one} to me"))
+    question = rng.choice(
+        (
+            f"What is {one}?",
+            f"Tell me about {one}",
+            f"Explain what {one} is",
+            f"Describe {one}",
+            f"What does the word {name} mean?",
+            f"what is {one}",
+            f"Explain {one} to me",
+        )
+    )
     return question, f"{one[0].upper()}{one[1:]} is {what}. {more}"
 
 
@@ -171,11 +195,25 @@ def colour(rng: Random) -> Pair:
     if rng.random() < 0.35:
         pair, mixed = rng.choice(list(words.MIXES.items()))
         one, other = rng.sample(pair, 2)
-        question = rng.choice((f"What do you get if you mix {one} and {other}?", f"Mix {one} and {other}", f"What colour do {one} and {other} make?", f"{one} and {other} make what?"))
+        question = rng.choice(
+            (
+                f"What do you get if you mix {one} and {other}?",
+                f"Mix {one} and {other}",
+                f"What colour do {one} and {other} make?",
+                f"{one} and {other} make what?",
+            )
+        )
         return question, f"If you mix {one} and {other}, you get {mixed}."
     what = rng.choice(list(words.COLOURS))
     shade, more = words.COLOURS[what]
-    question = rng.choice((f"What colour is {what}?", f"What color is {what}?", f"Which colour does {what} have?", f"Tell me the colour of {what}"))
+    question = rng.choice(
+        (
+            f"What colour is {what}?",
+            f"What color is {what}?",
+            f"Which colour does {what} have?",
+            f"Tell me the colour of {what}",
+        )
+    )
     return question, f"{what[0].upper()}{what[1:]} is {shade}. {more}"
 
 
@@ -192,7 +230,16 @@ def number_name(number: int) -> str:
 def counting(rng: Random) -> Pair:
     first, last = 1, rng.choice((*range(2, 31), 3, 5, 10, 10, 20, 20, 40, 50, 100))
     told = str(last) if rng.random() < 0.5 else number_name(last)
-    question = rng.choice((f"Count to {told}", f"Please count to {told}", f"Can you count to {told}?", f"Count from 1 to {told}", f"Count from one to {told}", f"Write the numbers from 1 to {told}"))
+    question = rng.choice(
+        (
+            f"Count to {told}",
+            f"Please count to {told}",
+            f"Can you count to {told}?",
+            f"Count from 1 to {told}",
+            f"Count from one to {told}",
+            f"Write the numbers from 1 to {told}",
+        )
+    )
     numbers = list(range(first, last + 1))
     if rng.random() < 0.25:
         first = rng.randrange(2, 40)
@@ -213,23 +260,55 @@ def arithmetic(rng: Random) -> Pair:
         one, other = other, one
     result = {"plus": one + other, "minus": one - other, "times": one * other}[kind]
     sign = {"plus": "+", "minus": "-", "times": "*"}[kind]
-    question = rng.choice((f"What is {one} {kind} {other}?", f"{one} {sign} {other}", f"What is {one} {sign} {other}?", f"How much is {one} {kind} {other}?", f"{one}{sign}{other}=?"))
+    question = rng.choice(
+        (
+            f"What is {one} {kind} {other}?",
+            f"{one} {sign} {other}",
+            f"What is {one} {sign} {other}?",
+            f"How much is {one} {kind} {other}?",
+            f"{one}{sign}{other}=?",
+        )
+    )
     return question, f"{one} {kind} {other} is {result}."
 
 
 def listing(rng: Random) -> Pair:
-    kind, members = rng.choice((("sea animals", SEA_ANIMALS), ("animals", SEA_ANIMALS + LAND_ANIMALS), ("birds", BIRDS), ("colours", COLOUR_NAMES), ("parts of a boat", BOAT_PARTS), ("animals of the land", LAND_ANIMALS)))
+    kind, members = rng.choice(
+        (
+            ("sea animals", SEA_ANIMALS),
+            ("animals", SEA_ANIMALS + LAND_ANIMALS),
+            ("birds", BIRDS),
+            ("colours", COLOUR_NAMES),
+            ("parts of a boat", BOAT_PARTS),
+            ("animals of the land", LAND_ANIMALS),
+        )
+    )
     amount = rng.randrange(2, 6)
     chosen = rng.sample(members, amount)
-    question = rng.choice((f"Name {NUMBERS[amount]} {kind}", f"List {NUMBERS[amount]} {kind}", f"Give me {amount} {kind}", f"Tell me {NUMBERS[amount]} {kind}", f"Can you name {NUMBERS[amount]} {kind}?"))
+    question = rng.choice(
+        (
+            f"Name {NUMBERS[amount]} {kind}",
+            f"List {NUMBERS[amount]} {kind}",
+            f"Give me {amount} {kind}",
+            f"Tell me {NUMBERS[amount]} {kind}",
+            f"Can you name {NUMBERS[amount]} {kind}?",
+        )
+    )
     if rng.random() < 0.4:
         return question, "\n".join(f"{place}. {one.capitalize()}" for place, one in enumerate(chosen, 1))
     return question, f"Here are {NUMBERS[amount]} {kind}: {', '.join(chosen[:-1])} and {chosen[-1]}."
 
 
 def repeating(rng: Random) -> Pair:
-    said = " ".join(rng.choice((stories.hero_noun(rng), stories.invented_noun(rng), rng.choice(words.ADJECTIVES), rng.choice(COLOUR_NAMES))) for _ in range(rng.randrange(1, 6)))
-    question = rng.choice((f"Say {said}", f"Repeat after me: {said}", f"Please say: {said}", f"Repeat: {said}", f"Say the words {said}"))
+    said = " ".join(
+        rng.choice(
+            (stories.hero_noun(rng), stories.invented_noun(rng), rng.choice(words.ADJECTIVES), rng.choice(COLOUR_NAMES))
+        )
+        for _ in range(rng.randrange(1, 6))
+    )
+    question = rng.choice(
+        (f"Say {said}", f"Repeat after me: {said}", f"Please say: {said}", f"Repeat: {said}", f"Say the words {said}")
+    )
     return question, f"{said.capitalize()}."
 
 
@@ -237,8 +316,27 @@ def unknown(rng: Random) -> Pair:
     what = rng.choice(words.TOPICS)
     if rng.random() < 0.5:
         what = " ".join(stories.invented_noun(rng) for _ in range(rng.choice((1, 1, 2))))
-    question = rng.choice((f"What is {what}?", f"Explain {what}", f"Tell me about {what}", f"What do you know about {what}?", f"How does {what} work?", f"Why is {what} so important?", f"Write an essay about {what}", f"Where is {what}?", f"Who invented {what}?", f"Give me advice about {what}"))
-    answer = rng.choice((f"I am only a small model, and I know very little about {what}. But I could tell you a story about it.", f"I am sorry, I do not know much about {what}. I know the sea, the harbour, animals, colours and numbers.", f"That is too big a question for a small model like me. Ask me for a story about {what}, and I will do my best."))
+    question = rng.choice(
+        (
+            f"What is {what}?",
+            f"Explain {what}",
+            f"Tell me about {what}",
+            f"What do you know about {what}?",
+            f"How does {what} work?",
+            f"Why is {what} so important?",
+            f"Write an essay about {what}",
+            f"Where is {what}?",
+            f"Who invented {what}?",
+            f"Give me advice about {what}",
+        )
+    )
+    answer = rng.choice(
+        (
+            f"I am only a small model, and I know very little about {what}. But I could tell you a story about it.",
+            f"I am sorry, I do not know much about {what}. I know the sea, the harbour, animals, colours and numbers.",
+            f"That is too big a question for a small model like me. Ask me for a story about {what}, and I will do my best.",
+        )
+    )
     return question, answer
 
 
@@ -257,7 +355,18 @@ def story(rng: Random) -> Pair:
     hero = stories.hero_noun(rng)
     theme = None
     if drawn < 0.12:  # no subject asked for
-        question = rng.choice(("Tell me a story", "Tell me a story, please", "I want a story", "Can you tell me a story?", "Once more, a story", "Tell me another story", "Write a story", "Make up a story"))
+        question = rng.choice(
+            (
+                "Tell me a story",
+                "Tell me a story, please",
+                "I want a story",
+                "Can you tell me a story?",
+                "Once more, a story",
+                "Tell me another story",
+                "Write a story",
+                "Make up a story",
+            )
+        )
         cast = stories.cast_of(rng)
     elif drawn < 0.2:
         theme = rng.choice(words.THEMES)
@@ -269,18 +378,34 @@ def story(rng: Random) -> Pair:
     else:
         cast = stories.cast_of(rng, hero, adjective=adjective)
         told = f"{adjective} {hero}" if adjective else hero
-        question = rng.choice(_STORY_ASKS).format(x=rng.choice((article(told), article(told), f"the {told}", f"{told}s")))
+        question = rng.choice(_STORY_ASKS).format(
+            x=rng.choice((article(told), article(told), f"the {told}", f"{told}s"))
+        )
         if rng.random() < 0.15:
             question = question.rstrip(".?") + f" called {cast['name']}"
     if length:
-        question = question.replace(" short", "").replace("a story", f"a {length} story", 1).replace("A story", f"A {length} story", 1)
+        question = (
+            question.replace(" short", "")
+            .replace("a story", f"a {length} story", 1)
+            .replace("A story", f"A {length} story", 1)
+        )
     return question, stories.story(rng, cast, rng.choice(_EPISODES[length]), theme)
 
 
 def poem(rng: Random) -> Pair:
     hero = rng.choice((rng.choice(words.ANIMALS).name, stories.hero_noun(rng), "sea", "moon", "wind"))
     subject = f"the {hero}" if hero in ("sea", "moon", "wind") or rng.random() < 0.3 else article(hero)
-    question = rng.choice(("Write a poem about {x}", "Write a short poem about {x}", "Can you write a poem about {x}?", "A poem about {x}", "Write me a rhyme about {x}", "Write a haiku about {x}", "Make a poem about {x}")).format(x=subject)
+    question = rng.choice(
+        (
+            "Write a poem about {x}",
+            "Write a short poem about {x}",
+            "Can you write a poem about {x}?",
+            "A poem about {x}",
+            "Write me a rhyme about {x}",
+            "Write a haiku about {x}",
+            "Make a poem about {x}",
+        )
+    ).format(x=subject)
     return question, stories.poem(rng, hero)
 
 

@@ -29,21 +29,42 @@ DAYS = (
 )
 #: (the wish, how it ends)
 WISHES = (
-    ("More than anything, {name} wanted to find {treasure}.", "There, in the soft light, lay {treasure}. {name} had found it at last."),
-    ("{name} had one great wish: to see the sea from the top of the lighthouse.", "From the top of the lighthouse the whole sea lay before {him}, and {name} could not say a word."),
-    ("{name} dreamed of having a true friend.", "That night {name} understood that {he} had found a true friend: it was {fname}."),
+    (
+        "More than anything, {name} wanted to find {treasure}.",
+        "There, in the soft light, lay {treasure}. {name} had found it at last.",
+    ),
+    (
+        "{name} had one great wish: to see the sea from the top of the lighthouse.",
+        "From the top of the lighthouse the whole sea lay before {him}, and {name} could not say a word.",
+    ),
+    (
+        "{name} dreamed of having a true friend.",
+        "That night {name} understood that {he} had found a true friend: it was {fname}.",
+    ),
     ("{name} wanted to learn how to sail.", "By the end of the summer {name} could sail as well as any captain."),
-    ("One day {name} lost {treasure}, and {he} wanted to get it back.", "And there it was, {treasure}, just where the tide had left it."),
-    ("{name} wanted to bring {treasure} to {his} family.", "When {name} came home with {treasure}, {his} family danced around the table."),
-    ("{name} was afraid of the dark and wanted to be brave.", "{name} looked up at the dark sky and smiled. {He} was not afraid any more."),
-    ("{name} wanted to find out where the moon goes in the morning.", "At last {name} saw the moon slip behind the hills, and {he} waved until it was gone."),
+    (
+        "One day {name} lost {treasure}, and {he} wanted to get it back.",
+        "And there it was, {treasure}, just where the tide had left it.",
+    ),
+    (
+        "{name} wanted to bring {treasure} to {his} family.",
+        "When {name} came home with {treasure}, {his} family danced around the table.",
+    ),
+    (
+        "{name} was afraid of the dark and wanted to be brave.",
+        "{name} looked up at the dark sky and smiled. {He} was not afraid any more.",
+    ),
+    (
+        "{name} wanted to find out where the moon goes in the morning.",
+        "At last {name} saw the moon slip behind the hills, and {he} waved until it was gone.",
+    ),
 )
 FRIENDS = (
-    "On {weather} {he} met {a_friend} called {fname}. \"Where are you going?\" asked {fname}. \"Come with me and you will see,\" said {name}.",
-    "That was how {he} met {fname}, {a_friend} with a kind heart. \"I will help you,\" said {fname}.",
-    "On {weather} {a_friend} sat down beside {him}. \"My name is {fname},\" said the {friend}. \"You look as if you need some help.\"",
-    "Then {fname} came by. {fname} was {a_friend} who knew every path along the coast. \"Let us go together,\" said {fname}.",
-    "\"You cannot do this alone,\" said {fname}, {a_friend} who lived next door. \"No,\" said {name}, \"but I can do it with you.\"",
+    'On {weather} {he} met {a_friend} called {fname}. "Where are you going?" asked {fname}. "Come with me and you will see," said {name}.',
+    'That was how {he} met {fname}, {a_friend} with a kind heart. "I will help you," said {fname}.',
+    'On {weather} {a_friend} sat down beside {him}. "My name is {fname}," said the {friend}. "You look as if you need some help."',
+    'Then {fname} came by. {fname} was {a_friend} who knew every path along the coast. "Let us go together," said {fname}.',
+    '"You cannot do this alone," said {fname}, {a_friend} who lived next door. "No," said {name}, "but I can do it with you."',
 )
 EPISODES = (
     "First they came to a wide river. There was no bridge, so {name} tied some old boards together, and they floated across.",
@@ -59,14 +80,14 @@ EPISODES = (
     "Under the pier they found a young seal caught in a rope. {name} untied the knots one by one, and the seal swam free.",
     "The tide came in faster than they had thought. {fname} saw a high rock, and they sat on it and sang songs until the water went down.",
     "Then it began to rain. They crept under an old boat and told each other stories until the sun came out.",
-    "On the market square a baker gave them {food}. \"You will need it,\" she said, \"the way is long.\"",
-    "In the middle of the night {name} wanted to give up. \"Just one more step,\" said {fname}. And after that step it was easier.",
+    'On the market square a baker gave them {food}. "You will need it," she said, "the way is long."',
+    'In the middle of the night {name} wanted to give up. "Just one more step," said {fname}. And after that step it was easier.',
     "They had to cross a dark cave. {name} went first and counted the steps aloud, and at one hundred they saw the light again.",
 )
 TRIES = (
     "{name} tried once, and it did not work. {He} tried again, and it still did not work.",
     "It was harder than {he} had thought, but {name} did not stop.",
-    "\"What if we never get there?\" asked {fname}. \"Then we will have had a good walk,\" said {name}.",
+    '"What if we never get there?" asked {fname}. "Then we will have had a good walk," said {name}.',
     "{name} sat down and thought for a long time. Then {he} had an idea.",
     "The sun was already low, and there was still a long way to go.",
 )
@@ -75,7 +96,7 @@ TURNS = (
     "When they came around the last corner, they stopped and stared.",
     "At last, after all that way, they were there.",
     "The next morning everything was quiet and clear.",
-    "\"Look!\" cried {fname}.",
+    '"Look!" cried {fname}.',
 )
 HOMECOMINGS = (
     "They went home together and ate {food}, and they told the story to everyone who wanted to hear it.",
@@ -105,7 +126,30 @@ def article(noun: str) -> str:
 
 def invented_noun(rng: Random) -> str:
     """A word that does not exist, so that a model learns to copy any word it is asked about."""
-    starts = ("b", "br", "d", "f", "fl", "g", "gr", "k", "l", "m", "n", "p", "pl", "qu", "r", "s", "sn", "t", "tr", "v", "w", "z")
+    starts = (
+        "b",
+        "br",
+        "d",
+        "f",
+        "fl",
+        "g",
+        "gr",
+        "k",
+        "l",
+        "m",
+        "n",
+        "p",
+        "pl",
+        "qu",
+        "r",
+        "s",
+        "sn",
+        "t",
+        "tr",
+        "v",
+        "w",
+        "z",
+    )
     vowels, ends = ("a", "e", "i", "o", "u", "oo", "ee"), ("", "b", "g", "l", "m", "n", "p", "r", "t", "x", "ck", "nd")
     parts = [rng.choice(starts) + rng.choice(vowels) for _ in range(rng.choice((1, 2, 2, 3)))]
     return "".join(parts) + rng.choice(ends)
@@ -139,7 +183,9 @@ def cast_of(rng: Random, hero: str | None = None, friend: str | None = None, adj
     name = rng.choice([own for own in own_names if own != names[1]])
     he, his, him = ("she", "her", "her") if she else ("he", "his", "him")
     place = rng.choice(words.PLACES)
-    at = "in" if any(word in place for word in ("village", "town", "bay", "lagoon", "port", "house", "street")) else "on"
+    at = (
+        "in" if any(word in place for word in ("village", "town", "bay", "lagoon", "port", "house", "street")) else "on"
+    )
     at = {"a small harbour": "in", "the edge of a river": "at"}.get(place, at)
     return {
         "hero": hero, "a_hero": article(f"{adjective} {hero}".strip()), "name": name,

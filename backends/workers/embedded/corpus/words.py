@@ -54,7 +54,10 @@ ANIMALS = (
 THINGS = {
     "lighthouse": ("a tall tower with a bright lamp at the top", "Its light shows ships where the rocks are."),
     "harbour": ("a safe place for boats beside the land", "Strong walls keep the big waves out."),
-    "tide": ("the slow rise and fall of the sea", "The moon pulls the water, so the tide comes in and goes out twice a day."),
+    "tide": (
+        "the slow rise and fall of the sea",
+        "The moon pulls the water, so the tide comes in and goes out twice a day.",
+    ),
     "wave": ("a moving hill of water", "The wind makes it far out at sea, and it breaks on the beach."),
     "boat": ("a small ship that floats on water", "You can row it, sail it or drive it with an engine."),
     "ship": ("a large vessel that crosses the sea", "It carries people and goods from one port to another."),
@@ -62,7 +65,10 @@ THINGS = {
     "sail": ("a large piece of strong cloth", "It catches the wind and pulls the boat along."),
     "compass": ("a tool with a needle that points to the north", "Sailors use it to find their way."),
     "map": ("a drawing of the land or the sea", "It tells you where you are and where you can go."),
-    "seawall": ("a strong wall between the sea and the town", "When a storm comes, it takes the blow, and the town behind it stays dry."),
+    "seawall": (
+        "a strong wall between the sea and the town",
+        "When a storm comes, it takes the blow, and the town behind it stays dry.",
+    ),
     "pier": ("a long bridge that goes out over the water", "Boats tie up there, and people fish from it."),
     "island": ("a piece of land with water all around it", "You need a boat or a bridge to get there."),
     "beach": ("a strip of sand or stones beside the sea", "It is a good place to walk, swim and build castles."),
@@ -172,8 +178,24 @@ TREASURES = (
     "a tiny music box", "a stone with a hole in it", "a red kite", "a wooden whistle", "a round white pearl",
     "a box of coloured chalk",
 )  # fmt: skip
-FOODS = ("warm bread", "apple cake", "vegetable soup", "honey biscuits", "hot chocolate", "fish pie", "sweet plums", "pancakes")
-WEATHER = ("a bright morning", "a windy afternoon", "a cold grey day", "a warm summer evening", "a rainy morning", "a clear night")
+FOODS = (
+    "warm bread",
+    "apple cake",
+    "vegetable soup",
+    "honey biscuits",
+    "hot chocolate",
+    "fish pie",
+    "sweet plums",
+    "pancakes",
+)
+WEATHER = (
+    "a bright morning",
+    "a windy afternoon",
+    "a cold grey day",
+    "a warm summer evening",
+    "a rainy morning",
+    "a clear night",
+)
 #: What people ask about and this model knows nothing of.
 TOPICS = (
     "physics", "history", "politics", "football", "money", "music", "quantum mechanics", "machine learning", "Python",

@@ -1,0 +1,195 @@
+"""Faults of backends, and what the client sees of them: nothing, or one clear error."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+
+import pytest
+
+from tests.support.counting_model import count_text
+from tests.support.fault_backend import FaultBackend
+from tests.support.faults import fault
+from tests.support.gateway import RunningGateway, running_gateway
+
+POLICY = """
+policies:
+  default:
+    balance: round_robin
+    timeout: {connect: 500ms, first_token: 300ms, idle: 300ms, total: 5s}
+    retry: {attempts: 3, backoff: {initial: 1ms, max: 5ms, jitter: none}, budget: {ratio: 1, min_per_second: 100}}
+    circuit_breaker: {consecutive_failures: 5, open_for: 200ms, half_open_probes: 1}
+"""
+
+
+@asynccontextmanager
+async def stack(*, primaries: int = 2, fallback: bool = False, policy: str = POLICY, extra: str = "") -> AsyncIterator[
+    tuple[RunningGateway, list[FaultBackend]]
+]:
+    """A gateway before `primaries` counting backends, and with `fallback` one more in a second tier."""
+    async with AsyncExitStack() as exits:
+        backends = [await exits.enter_async_context(FaultBackend()) for _ in range(primaries + fallback)]
+        names = [f"b{number}" for number in range(len(backends))]
+        lines = "\n".join(
+            f"  {name}: {{url: '{backend.url}', kind: vllm, health: {{interval: 100ms, healthy_after: 1}}}}"
+            for name, backend in zip(names, backends, strict=True)
+        )
+        tiers = f"fallback: [{names[-1]}]" if fallback else ""
+        route = f"  - {{model: tiny, backends: [{', '.join(names[:primaries])}], {tiers}}}"
+        text = f"server: {{listen: '127.0.0.1:0'}}\nbackends:\n{lines}\nroutes:\n{route}\n{policy}{extra}"
+        yield await exits.enter_async_context(running_gateway(text)), backends
+
+
+HIDDEN = [
+    "kill",
+    "rst_before_head",
+    "rst_after_head",
+    "html_200",
+    "half_json",
+    "half_json_wrong_length",
+    "empty_200",
+    "error_json_200",
+    "not_http",
+    "malformed_chunked",
+    "internal_error",
+    "engine_dead",
+    "oom",
+    "loading",
+    "overloaded",
+    "rate_limited",
+    "unauthorized",
+    "large_header",
+]
+
+
+@pytest.mark.parametrize("name", HIDDEN)
+async def test_a_whole_answer_survives_a_faulty_endpoint(name: str) -> None:
+    async with stack() as (gateway, (bad, _)):
+        bad.inject(name)
+        for _ in range(4):
+            answer = await gateway.chat()
+            assert answer.status == 200
+            assert answer.text == count_text(1, 8)
+
+
+@pytest.mark.parametrize("name", [*HIDDEN, "silent_cut"])
+async def test_a_stream_survives_a_fault_before_its_first_content(name: str) -> None:
+    async with stack() as (gateway, (bad, _)):
+        bad.inject(fault(name, after=0) if name == "silent_cut" else name)
+        for _ in range(2):
+            answer = await gateway.chat(stream=True)
+            assert answer.status == 200
+            assert answer.streamed == count_text(1, 8)
+            assert answer.frames[-1] == "[DONE]"
+
+
+@pytest.mark.parametrize("name", ["rst_mid_stream", "stall", "silent_cut", "engine_death", "giant_frame", "bad_chunk"])
+async def test_a_begun_stream_that_breaks_ends_with_a_typed_error_and_never_with_done(name: str) -> None:
+    async with stack(primaries=1, extra="") as (gateway, (bad,)):
+        bad.inject(fault(name, after=3) if name != "giant_frame" else name)
+        answer = await gateway.chat(stream=True)
+        assert answer.status == 200
+        assert answer.error["error_type"] in ("generation_failed", "inference_timeout")
+        assert answer.error["correlation_id"] == answer.headers["x-correlation-id"]
+        assert "[DONE]" not in answer.frames
+
+
+async def test_a_stream_with_a_finish_reason_but_no_done_is_completed() -> None:
+    async with stack(primaries=1) as (gateway, (backend,)):
+        backend.inject("no_done")
+        answer = await gateway.chat(stream=True)
+        assert answer.streamed == count_text(1, 8)
+        assert answer.frames[-1] == "[DONE]"
+
+
+async def test_a_hung_endpoint_costs_one_first_token_timeout_and_no_answer() -> None:
+    async with stack() as (gateway, (hung, _)):
+        hung.inject("hang")
+        answers = await asyncio.gather(*[gateway.chat() for _ in range(4)])
+        assert [answer.text for answer in answers] == [count_text(1, 8)] * 4
+
+
+async def test_the_fallback_tier_answers_when_all_primaries_fail_and_says_so() -> None:
+    async with stack(fallback=True) as (gateway, (one, two, _)):
+        one.inject("engine_dead")
+        two.inject("kill")
+        answer = await gateway.chat()
+        assert answer.text == count_text(1, 8)
+        assert answer.headers["x-seawall-fallback"] == "true"
+        assert answer.headers["x-seawall-backend"] == "b2"
+        assert int(answer.headers["x-seawall-attempts"]) >= 2
+
+
+CLIENT_FAULTS = [("context_length", 400, "context_length_exceeded"), ("forbidden", 502, "generation_failed")]
+
+
+async def test_a_context_length_error_is_not_retried_and_not_blamed() -> None:
+    async with stack() as (gateway, backends):
+        for backend in backends:
+            backend.inject("context_length")
+        for _ in range(10):
+            answer = await gateway.chat()
+            assert answer.status == 400
+            assert answer.error["error_type"] == "context_length_exceeded"
+        assert sum(len(list(backend.log.to("/v1/chat/completions"))) for backend in backends) == 10
+        status = (await gateway.get("/status")).json
+        assert {endpoint["breaker"] for endpoint in status["endpoints"].values()} == {"closed"}
+
+
+async def test_a_total_failure_lists_its_attempts_and_leaks_no_host() -> None:
+    async with stack() as (gateway, backends):
+        for backend in backends:
+            backend.inject("internal_error")
+        answer = await gateway.chat()
+        assert answer.status == 502
+        assert answer.headers["x-should-retry"] == "true"
+        assert {attempt["backend"] for attempt in answer.error["details"]["attempts"]} == {"b0", "b1"}
+        assert b"127.0.0.1" not in answer.body
+
+
+async def test_the_breaker_opens_and_closes_again_when_the_endpoint_is_back() -> None:
+    async with stack(primaries=1) as (gateway, (backend,)):
+        endpoint = gateway.gateway.runtime.endpoints["b0"]
+        backend.inject("internal_error")
+        for _ in range(5):
+            assert (await gateway.chat()).status == 502
+        assert endpoint.breaker.state(asyncio.get_running_loop().time()).value == "open"
+        refused = await gateway.chat()
+        assert refused.status == 503
+        assert refused.error["error_type"] == "model_overloaded"
+        assert "retry-after" in refused.headers
+        backend.heal()
+        for _ in range(100):
+            answer = await gateway.chat()
+            if answer.status == 200:
+                break
+            await asyncio.sleep(float(answer.headers["retry-after-ms"]) / 1000)
+        assert answer.status == 200
+        assert endpoint.breaker.state(asyncio.get_running_loop().time()).value == "closed"
+
+
+async def test_the_clients_deadline_ends_a_request_and_is_passed_on_reduced() -> None:
+    async with stack(primaries=1) as (gateway, (backend,)):
+        backend.inject("hang")
+        answer = await gateway.chat(headers={"X-Request-Timeout": "0.2"})
+        assert answer.status == 504
+        assert answer.error["error_type"] == "deadline_exceeded"
+        assert answer.headers["x-should-retry"] == "false"
+        sent = float(next(iter(backend.log.to("/v1/chat/completions"))).headers["x-request-timeout"])
+        assert 0 < sent <= 0.2
+
+
+async def test_the_correlation_id_reaches_the_backend_and_comes_back() -> None:
+    async with stack(primaries=1) as (gateway, (backend,)):
+        answer = await gateway.chat(headers={"X-Correlation-ID": "corr-1"})
+        assert answer.headers["x-correlation-id"] == answer.headers["x-request-id"] == "corr-1"
+        seen = next(iter(backend.log.to("/v1/chat/completions"))).headers
+        assert seen["x-correlation-id"] == seen["x-request-id"] == "corr-1"
+        assert seen["traceparent"].startswith("00-")
+
+
+async def test_the_clients_authorization_is_not_passed_on() -> None:
+    async with stack(primaries=1) as (gateway, (backend,)):
+        await gateway.chat(headers={"Authorization": "Bearer sk-client"})
+        assert "authorization" not in next(iter(backend.log.to("/v1/chat/completions"))).headers
