@@ -165,7 +165,7 @@ class Gateway:
 
 
 async def serve(config_path: Path, port: int | None, on_ready: Callable[[str], None] | None = None) -> int:
-    """Runs the gateway until SIGTERM or SIGINT. Returns the exit code: 2 for a bad configuration, 1 for a port in use."""
+    """Runs the gateway until SIGTERM or SIGINT. Returns the exit code: 2 bad configuration, 1 port in use."""
     try:
         config = load_config(config_path)
     except ConfigError as error:

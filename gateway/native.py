@@ -21,7 +21,7 @@ PATHS = frozenset({GENERATE, GENERATE_IMAGE})
 
 _CHAT, _COMPLETIONS, _IMAGES = "/v1/chat/completions", "/v1/completions", "/v1/images/generations"
 _OWN_TEXT_FIELDS = ("prompt", "inputs", "max_new_tokens", "parameters", "raw", "stream")
-_OWN_IMAGE_FIELDS = ("width", "height", "steps", "response_format", "stream")
+_OWN_IMAGE_FIELDS = ("width", "height", "steps", "stream")
 
 
 def to_backend(path: str, facts: Facts) -> tuple[str, dict[str, Any], tuple[str, ...]]:
@@ -38,7 +38,7 @@ def to_backend(path: str, facts: Facts) -> tuple[str, dict[str, Any], tuple[str,
             fields["size"] = f"{size[0]}x{size[1]}"
         if (steps := facts.steps) is not None:
             fields["num_inference_steps"] = steps
-        return _IMAGES, fields, _OWN_IMAGE_FIELDS[:3] + ("stream",)
+        return _IMAGES, fields, _OWN_IMAGE_FIELDS
     prompt = facts.field("prompt") or facts.field("inputs")
     nested = facts.field("parameters")
     fields = dict(nested) if isinstance(nested, dict) else {}
@@ -54,7 +54,7 @@ def to_backend(path: str, facts: Facts) -> tuple[str, dict[str, Any], tuple[str,
 
 
 def from_backend(path: str, body: bytes, told: Mapping[str, Any]) -> bytes | None:
-    """The native answer made of the backend's, with `told` (model_used, was_fallback …) in it; None if it is unusable."""
+    """The native answer made of the backend's, with `told` (model_used …) in it; None if it is unusable."""
     document = orjson.loads(body)
     if path == GENERATE_IMAGE:
         images = [entry.get("b64_json") for entry in document.get("data") or ()]

@@ -6,7 +6,7 @@ from functools import lru_cache
 from typing import Any
 
 from gateway import __version__, uploads
-from gateway.errors.taxonomy import KINDS
+from gateway.errors.kinds import KINDS
 from gateway.paths import DATA_PATHS, HEALTH_PATHS
 
 _CORRELATION = {

@@ -135,7 +135,7 @@ class Pipeline:
         except InvalidRequest as problem:
             raise _refusal(problem) from None
         if ctx.key is not None:
-            ctx.runtime.key_limits.admit(ctx.key, ctx.model)
+            ctx.runtime.key_limits.admit(ctx.key, ctx.model, monotonic())
             ctx.holds_key_slot = True
         route.budget.deposit(monotonic())
 
@@ -336,7 +336,7 @@ class Pipeline:
 
     def _account(self, ctx: RequestContext) -> None:
         if ctx.holds_key_slot and ctx.key is not None:
-            ctx.runtime.key_limits.release(ctx.key)
+            ctx.runtime.key_limits.release(ctx.key, ctx.usage, monotonic())
         self._services.account(ctx, monotonic())
 
 

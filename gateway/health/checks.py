@@ -22,7 +22,7 @@ DISK_FULL = 0.95
 
 
 class Status(StrEnum):
-    """Of one check. An unhealthy critical check makes the whole critical, anything else that is not healthy degraded."""
+    """Of one check. An unhealthy critical one makes the whole critical, all else that is not healthy degraded."""
 
     HEALTHY = "healthy"
     DEGRADED = "degraded"

@@ -90,9 +90,9 @@ class ErrorStats:
         self._totals: dict[ErrorKind, int] = {}
         self._patterns: dict[tuple[ErrorKind, str], tuple[int, float]] = {}
 
-    def record(self, error: ErrorKind | None, path: str) -> None:
+    def record(self, error: ErrorKind | None, path: str, now: float | None = None) -> None:
         """Counts a finished request; None for one that was answered. A client that left is no error."""
-        now = self._clock()
+        now = self._clock() if now is None else now
         self._requests.add(now)
         if error is None or error is ErrorKind.CLIENT_DISCONNECTED:
             return

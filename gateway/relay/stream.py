@@ -1,4 +1,4 @@
-"""Passes the rest of an answer to the client once it has begun: frames whole, with flow control and a watch on silence."""
+"""Passes the rest of an answer to the client once it has begun: frames whole, with a watch on silence."""
 
 from __future__ import annotations
 

@@ -90,14 +90,22 @@ def test_unknown_names_fall_into_one_route(metrics: Metrics, name: str | None) -
     assert len(samples(metrics)) == before
 
 
-def test_endpoints_and_pairs_that_are_not_configured_are_refused(metrics: Metrics) -> None:
-    for call in (
-        lambda: metrics.endpoint("x"),
-        lambda: metrics.attempts("x", "sdxl"),
-        lambda: metrics.attempts("chat", "x"),
-    ):
-        with pytest.raises(KeyError):
-            call()
+def test_names_that_a_reload_took_away_are_counted_for_nobody(metrics: Metrics) -> None:
+    before = samples(metrics).keys()
+    for route, endpoint in (("gone", "sdxl"), ("chat", "gone")):
+        metrics.attempts(route, endpoint).judged(None)
+    assert samples(metrics).keys() == before
+    with pytest.raises(KeyError):
+        metrics.endpoint("gone")
+
+
+def test_attempts_are_counted_by_route_backend_and_outcome(metrics: Metrics) -> None:
+    for failure in (None, None, ErrorKind.OUT_OF_MEMORY):
+        metrics.attempts("chat", "llama-a").judged(failure)
+    metrics.attempts("chat", "llama-a").fallbacks += 1
+    assert value(metrics, "seawall_attempts_total", "chat", "llama-a", "ok") == 2
+    assert value(metrics, "seawall_attempts_total", "chat", "llama-a", "out_of_memory") == 1
+    assert value(metrics, "seawall_fallbacks_total", "chat", "llama-a") == 1
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,13 @@ from random import Random
 from backends.workers.embedded.corpus import answers, stories
 
 SYSTEM_PROMPTS = (
-    "You are a helpful assistant.", "You are Tide, a friendly model by the sea.", "Answer in short and simple sentences.",
-    "You are a kind storyteller.", "Be concise.", "You are a helpful assistant that answers questions about the sea.",
-)  # fmt: skip
+    "You are a helpful assistant.",
+    "You are Tide, a friendly model by the sea.",
+    "Answer in short and simple sentences.",
+    "You are a kind storyteller.",
+    "Be concise.",
+    "You are a helpful assistant that answers questions about the sea.",
+)
 
 
 @dataclass(frozen=True, slots=True)
