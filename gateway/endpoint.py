@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 from backends.dialect import Dialect
 from backends.registry import dialect_for
 from gateway.config.schema import BackendConfig, CircuitBreakerPolicy, PolicyConfig
+from gateway.health.prober import ProbeResult, ProbeTarget
 from gateway.observe.metrics import EndpointMetrics
 from gateway.upstream.pool import Pool
 from policies.breaker import BreakerSettings, CircuitBreaker, Permit, SlowCallSettings, State, Verdict
@@ -19,7 +20,7 @@ from policies.outcome import Blame, Failure
 #: Seconds that a busy endpoint is left alone when it did not say for how long, and at most.
 DEFAULT_PAUSE = 1.0
 MAX_PAUSE = 60.0
-_ANTHROPIC_VERSION = b"2023-06-01"
+_ANTHROPIC_VERSION = "2023-06-01"
 
 
 class Endpoint:
@@ -44,6 +45,7 @@ class Endpoint:
         "name",
         "on_transition",
         "pool",
+        "probe_target",
         "state",
         "waiting",
         "weight",
@@ -59,12 +61,23 @@ class Endpoint:
         url = urlsplit(config.url)
         self.base_path = url.path.encode("latin-1")
         self.head_lines = _head_lines(url.netloc, config)
+        tls = tls_context(config) if url.scheme == "https" else None
+        self.probe_target = ProbeTarget(
+            name,
+            config.url,
+            config.health,
+            self.dialect,
+            credentials(config),
+            config.model,
+            tls,
+            config.tls.server_name,
+        )
         self.pool = Pool(
             url.hostname or "",
             url.port or (443 if url.scheme == "https" else 80),
             limit=config.connections,
             connect_timeout=policy.timeout.connect,
-            tls=tls_context(config) if url.scheme == "https" else None,
+            tls=tls,
             server_name=config.tls.server_name or url.hostname,
         )
         self.weight = float(config.weight)
@@ -112,6 +125,19 @@ class Endpoint:
         if permit is not None:
             self.breaker.record(permit, verdict, seconds, now)
 
+    # -- probes --------------------------------------------------------------------------------------------------------
+
+    def probed(self, result: ProbeResult, now: float) -> None:
+        """Takes over what an active probe found; one that is back is given requests without waiting out its circuit."""
+        if result.healthy and result.state_changed:
+            self.breaker.end_open_time(now)
+        self.healthy = result.healthy
+        self.state = result.state.value
+        self.message = result.message
+        if result.load is not None:
+            self.waiting = result.load.waiting or 0.0
+            self.kv_cache = result.load.kv_cache or 0.0
+
     # -- showing -------------------------------------------------------------------------------------------------------
 
     def bind_metrics(self, metrics: EndpointMetrics, clock: Callable[[], float]) -> None:
@@ -153,18 +179,21 @@ def _settings(policy: CircuitBreakerPolicy) -> BreakerSettings:
     return BreakerSettings(**values, slow_call=SlowCallSettings(slow.over, slow.ratio) if slow is not None else None)
 
 
-def _head_lines(host: str, config: BackendConfig) -> bytes:
-    """The header lines that every request to the endpoint carries."""
-    lines: dict[str, str] = {"host": host.rpartition("@")[2], "accept-encoding": "identity"}
+def credentials(config: BackendConfig) -> dict[str, str]:
+    """The headers with which Seawall makes itself known to the backend, names in lower case."""
+    headers: dict[str, str] = {}
     if config.api_key is not None:
         secret = config.api_key.get_secret_value()
         if config.kind == "anthropic":
-            lines["x-api-key"] = secret
-            lines["anthropic-version"] = _ANTHROPIC_VERSION.decode()
+            headers |= {"x-api-key": secret, "anthropic-version": _ANTHROPIC_VERSION}
         else:
-            lines["authorization"] = f"Bearer {secret}"
-    for name, value in config.headers.items():
-        lines[name.lower()] = value.get_secret_value()
+            headers["authorization"] = f"Bearer {secret}"
+    return headers | {name.lower(): value.get_secret_value() for name, value in config.headers.items()}
+
+
+def _head_lines(host: str, config: BackendConfig) -> bytes:
+    """The header lines that every request to the endpoint carries."""
+    lines = {"host": host, "accept-encoding": "identity", **credentials(config)}
     return "".join(f"{name}: {value}\r\n" for name, value in lines.items()).encode("latin-1")
 
 

@@ -45,7 +45,7 @@ class KeyLimits:
             raise GatewayError(ErrorKind.RATE_LIMITED, message, retry_after=wait)
         if state.requests is not None and not state.requests.try_take(now):
             wait = state.requests.retry_after(now)
-            message = f"This API key has made its {state.requests.limit} requests per minute. Try again in {wait:.0f} s."
+            message = f"This key has made its {state.requests.limit} requests per minute. Try again in {wait:.0f} s."
             raise GatewayError(ErrorKind.RATE_LIMITED, message, retry_after=wait)
         state.in_flight += 1
 

@@ -1,9 +1,12 @@
 """How many requests an endpoint is given at a time.
 
-The adaptive limit is Gradient2 of Netflix's concurrency-limits: while latency stays near its long-term average there is
-no queue in the backend, and the limit grows; when it rises, the limit shrinks in proportion. Here it works on the mean
-time to first token of a window rather than on single requests, since prompts differ widely in length, it starts by
-doubling until it first meets resistance, as TCP does, and an explicit "overloaded" shrinks it as in AIMD.
+The adaptive limit is Gradient2 of Netflix's concurrency-limits: while latency stays near its usual value there is no
+queue in the backend and the limit grows; when it rises, the limit shrinks in proportion. What differs:
+
+- It works on the mean time to first token of a window, not on single requests, as prompts differ widely in length.
+- The usual latency is learned only while it can't be of our own making: when the limit was not filled, or can't be
+  lower. Netflix's average follows every rise, so that under lasting load the limit slowly grows without bound.
+- It starts by doubling until it first meets resistance, as TCP does, and an explicit "overloaded" shrinks it as in AIMD.
 """
 
 from __future__ import annotations
@@ -11,17 +14,16 @@ from __future__ import annotations
 from math import sqrt
 from typing import Protocol
 
-#: How far latency may rise above its long-term mean before that counts as a queue.
+#: How far latency may rise above the usual before that counts as a queue.
 TOLERANCE = 2.0
 _SMOOTHING = 0.2
 _BACKOFF = 0.9
-_INITIAL = 32
+_INITIAL = 20
 #: A window is over after this many seconds, if it has this many samples.
 _WINDOW = 0.5
 _MIN_SAMPLES = 10
-#: Windows that the long-term mean looks back on, and from which on it is an exponential one.
-_LONG_WINDOWS = 600
-_WARM_UP = 10
+#: Share of a window's mean in the usual latency.
+_LEARNING = 0.05
 
 
 class ConcurrencyLimit(Protocol):
@@ -56,7 +58,7 @@ class GradientLimit:
     """A limit between `minimum` and `maximum` that follows the time to first token."""
 
     __slots__ = (
-        "_baseline",
+        "_usual",
         "_estimate",
         "_growing",
         "_maximum",
@@ -66,7 +68,6 @@ class GradientLimit:
         "_shrunk_at",
         "_sum",
         "_window_end",
-        "_windows",
         "limit",
     )
 
@@ -75,8 +76,7 @@ class GradientLimit:
         self._maximum = maximum
         self._estimate = float(min(maximum, max(minimum, _INITIAL)))
         self.limit = int(self._estimate)
-        self._baseline = 0.0
-        self._windows = 0
+        self._usual = 0.0  # latency in seconds; 0 before the first window
         self._growing = True  # until the first resistance
         self._shrunk_at = float("-inf")
         self._window_end = 0.0
@@ -102,10 +102,14 @@ class GradientLimit:
             self._set(self._estimate * _BACKOFF)
 
     def _adjust(self, mean: float) -> None:
-        baseline = self._update_baseline(mean)
-        if self._most_in_flight < self._estimate / 2:
-            return  # the limit was not what held requests back: it has not been tested
-        gradient = max(0.5, min(1.0, TOLERANCE * baseline / mean)) if mean > 0 else 1.0
+        tested = self._most_in_flight >= self._estimate / 2
+        if not self._usual:
+            self._usual = mean
+        elif mean < self._usual or not tested or self._estimate <= self._minimum:
+            self._usual += (mean - self._usual) * _LEARNING
+        if not tested:
+            return  # the limit is not what held requests back
+        gradient = max(0.5, min(1.0, TOLERANCE * self._usual / mean)) if mean > 0 else 1.0
         if gradient < 1.0:
             self._growing = False
         if self._growing:
@@ -114,16 +118,6 @@ class GradientLimit:
         # Room for a queue of sqrt(limit): large limits have to be able to grow as fast as small ones.
         target = self._estimate * gradient + sqrt(self._estimate)
         self._set(self._estimate * (1 - _SMOOTHING) + target * _SMOOTHING)
-
-    def _update_baseline(self, mean: float) -> float:
-        self._windows += 1
-        if self._windows <= _WARM_UP:
-            self._baseline += (mean - self._baseline) / self._windows
-        else:
-            self._baseline += (mean - self._baseline) * 2 / (_LONG_WINDOWS + 1)
-        if self._baseline > 2 * mean:
-            self._baseline *= 0.95  # back from a long overload: don't take its latency for the normal one
-        return self._baseline
 
     def _set(self, estimate: float) -> None:
         self._estimate = min(float(self._maximum), max(float(self._minimum), estimate))

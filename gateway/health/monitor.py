@@ -1,25 +1,79 @@
-"""Keeps the endpoints' health up to date and answers for the whole: probes, resources, checks."""
+"""Keeps the endpoints' health up to date and answers for the whole gateway's."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from time import monotonic
 from typing import Any
 
+from gateway.endpoint import Endpoint
+from gateway.health.checks import EndpointHealth, HealthChecks, backends_check, disk_check, gpu_check, memory_check
+from gateway.health.prober import Prober, ProbeResult, ProbeTarget
+from gateway.health.resources import ResourceSampler
 from gateway.observe.metrics import Metrics
 from gateway.runtime import Runtime
+from policies.breaker import State
 
 
 class Monitor:
-    """Provisional."""
+    """Probes the endpoints, samples this machine's resources, and reports both as health checks."""
 
     def __init__(self, runtime: Runtime, metrics: Metrics, log: Any) -> None:
         self._runtime = runtime
+        self._metrics = metrics
+        self._log = log
+        self._prober = Prober(self._probed)
+        self._sampler = ResourceSampler()
+        self._checks = HealthChecks()
+        self._checks.register("backends", backends_check(self._routes), critical=True)
+        self._checks.register("memory", memory_check(lambda: self._sampler.latest))
+        self._checks.register("disk", disk_check(lambda: self._sampler.latest))
+        self._checks.register("gpu", gpu_check(lambda: self._sampler.latest))
 
-    async def start(self) -> None: ...
+    async def start(self) -> None:
+        """Starts probing and sampling."""
+        self._sampler.start()
+        await self._prober.start(_targets(self._runtime))
 
-    async def stop(self) -> None: ...
+    async def stop(self) -> None:
+        """Stops both."""
+        await self._prober.stop()
+        await self._sampler.stop()
 
     def update(self, runtime: Runtime) -> None:
+        """Takes over a new configuration; what is known of endpoints that stay is kept."""
         self._runtime = runtime
+        self._prober.update(_targets(runtime))
+        self._checks.expire()
 
     async def report(self) -> dict[str, Any]:
-        return {"overall_status": "healthy", "checks": {}, "critical_failures": [], "timestamp": ""}
+        """The body of `GET /health`."""
+        return await self._checks.report()
+
+    def _probed(self, result: ProbeResult) -> None:
+        endpoint = self._runtime.endpoints.get(result.endpoint)
+        if endpoint is None:
+            return
+        endpoint.probed(result, monotonic())
+        self._metrics.endpoint(result.endpoint).probe_duration = result.duration
+        if result.state_changed:
+            self._checks.expire()
+            level = self._log.info if result.healthy else self._log.warning
+            level("endpoint_health", backend=result.endpoint, state=result.state.value, reason=result.message)
+
+    def _routes(self) -> Mapping[str, Sequence[EndpointHealth]]:
+        now = monotonic()
+        return {
+            route.name: [_health(candidate.endpoint, now) for tier in route.tiers for candidate in tier]
+            for route in self._runtime.routes.routes
+        }
+
+
+def _health(endpoint: Endpoint, now: float) -> EndpointHealth:
+    opened = endpoint.breaker.state(now) is State.OPEN
+    message = endpoint.message or ("circuit open" if opened else "")
+    return EndpointHealth(endpoint.name, endpoint.healthy and not opened, message)
+
+
+def _targets(runtime: Runtime) -> list[ProbeTarget]:
+    return [endpoint.probe_target for endpoint in runtime.endpoints.values()]

@@ -40,8 +40,7 @@ def _chat(rng: Random) -> list[Message]:
     turns = []
     if rng.random() < 0.2:
         turns.append(Message("system", rng.choice(SYSTEM_PROMPTS)))
-    kinds, weights = zip(*answers.KINDS, strict=True)
-    for kind in rng.choices(kinds, weights, k=rng.choice((1, 1, 1, 2, 2, 3))):
+    for kind in rng.choices(list(answers.KINDS), list(answers.KINDS.values()), k=rng.choice((1, 1, 1, 2, 2, 3))):
         question, answer = kind(rng)
         turns += [Message("user", _as_typed(rng, question)), Message("assistant", answer)]
     return turns

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from random import Random
 
 from backends.workers.embedded.corpus import stories, words
@@ -177,7 +177,18 @@ def _opened(text: str) -> str:
 
 
 #: How often each kind is drawn; stories are long, so they fill most of the text all the same.
-KINDS: Sequence[tuple[Callable[[Random], Pair], int]] = (
-    *((story, 30), (animal, 12), (small_talk, 10), (greeting, 4), (thing, 8), (counting, 6), (colour, 5)),
-    *((arithmetic, 7), (opposite, 3), (listing, 5), (repeating, 5), (unknown, 5), (poem, 5)),
-)
+KINDS: dict[Callable[[Random], Pair], int] = {
+    story: 30,
+    animal: 12,
+    small_talk: 10,
+    greeting: 4,
+    thing: 8,
+    counting: 6,
+    colour: 5,
+    arithmetic: 7,
+    opposite: 3,
+    listing: 5,
+    repeating: 5,
+    unknown: 5,
+    poem: 5,
+}
