@@ -45,7 +45,10 @@ class Dialect(Protocol):
         """
 
     def classify_frame(self, data: bytes) -> Failure | None:
-        """Judges the data of one server-sent event that holds the bytes `"error"`: a failure, or None if it is content."""
+        """Judges the data of one server-sent event: a failure, or None if it is content.
+
+        The caller asks only about events that hold the bytes `"error"`.
+        """
 
     def usage(self, body: bytes) -> Usage | None:
         """Tokens from a whole answer or from a stream's frame data that carries usage; None where there are none."""

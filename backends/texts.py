@@ -99,7 +99,8 @@ _OVERFLOW = re.compile(
     r"""
       maximum\ (?:context|prompt|input)\ length | maximum\ model\ length
     | (?:longer|greater)\ than\ (?:the\ )?(?:model'?s\ |maximum\ )?(?:context|model)\ ?length
-    | exceeds?\ (?:the\ )?(?:model'?s\ |available\ |maximum\ |max\ )*(?:context|allowed\ (?:input\ )?length|input\ length)
+    | exceeds?\ (?:the\ )?(?:model'?s\ |available\ |maximum\ |max\ )*
+      (?:context|allowed\ (?:input\ )?length|input\ length)
     | larger\ than\ the\ max(?:imum)?\ context | context\ (?:window|length)\ (?:is\ full|exceed)
     | exceed(?:ed|s)?\ (?:the\ )?(?:context\ (?:limit|window|size|length)|max\ context|model\ token\ limit)
     | cannot\ be\ greater\ than\ max_model_len | prompt\ (?:is\ )?too\ long | input\ is\ too\ long\ for
@@ -124,7 +125,8 @@ _MAX = re.compile(
 )
 _INPUT = re.compile(
     r"""
-      (?:contains|has)\ (?:at\ least\ )?(\d+)\ (?:input\ )?tokens | resulted\ in\ (\d+)\ tokens | prompt\ is\ (\d+)\ tokens
+      (?:contains|has)\ (?:at\ least\ )?(\d+)\ (?:input\ )?tokens | resulted\ in\ (\d+)\ tokens
+    | prompt\ is\ (\d+)\ tokens
     | \((\d+)\ (?:in\ (?:the\ messages|(?:your|the)\ prompt)|of\ text\ input) | (\d+)\ tokens\ from\ the\ input
     | (?:input|request|prompt)(?:\ length)?\ \((?:length\ )?(\d+) | (?:prompt|input)\ length\ (?:of\ )?(\d+)
     | too\ long:\ (\d+)\ tokens | given:\ (\d+)(?:\ `inputs`|\s*$) | context\ limit:\ (\d+)\ \+

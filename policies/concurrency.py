@@ -4,9 +4,9 @@ The adaptive limit is Gradient2 of Netflix's concurrency-limits: while latency s
 queue in the backend and the limit grows; when it rises, the limit shrinks in proportion. What differs:
 
 - It works on the mean time to first token of a window, not on single requests, as prompts differ widely in length.
-- The usual latency is learned only while it can't be of our own making: when the limit was not filled, or can't be
-  lower. Netflix's average follows every rise, so that under lasting load the limit slowly grows without bound.
-- It starts by doubling until it first meets resistance, as TCP does, and an explicit "overloaded" shrinks it as in AIMD.
+- The usual latency is learned quickly while it can't be of our own making (the limit was not filled), and else very
+  slowly: Netflix's average takes a lasting overload for the new normal within minutes and lets the limit grow.
+- It starts by doubling until it first meets resistance, as TCP does; an explicit "overloaded" shrinks it as in AIMD.
 """
 
 from __future__ import annotations
@@ -22,8 +22,9 @@ _INITIAL = 20
 #: A window is over after this many seconds, if it has this many samples.
 _WINDOW = 0.5
 _MIN_SAMPLES = 10
-#: Share of a window's mean in the usual latency.
+#: Share of a window's mean in the usual latency, and where the limit may be what made it: ten minutes to follow a rise.
 _LEARNING = 0.05
+_DRIFT = _WINDOW / 600
 
 
 class ConcurrencyLimit(Protocol):
@@ -58,7 +59,6 @@ class GradientLimit:
     """A limit between `minimum` and `maximum` that follows the time to first token."""
 
     __slots__ = (
-        "_usual",
         "_estimate",
         "_growing",
         "_maximum",
@@ -67,6 +67,7 @@ class GradientLimit:
         "_samples",
         "_shrunk_at",
         "_sum",
+        "_usual",
         "_window_end",
         "limit",
     )
@@ -105,8 +106,7 @@ class GradientLimit:
         tested = self._most_in_flight >= self._estimate / 2
         if not self._usual:
             self._usual = mean
-        elif mean < self._usual or not tested or self._estimate <= self._minimum:
-            self._usual += (mean - self._usual) * _LEARNING
+        self._usual += (mean - self._usual) * (_DRIFT if tested and mean > self._usual else _LEARNING)
         if not tested:
             return  # the limit is not what held requests back
         gradient = max(0.5, min(1.0, TOLERANCE * self._usual / mean)) if mean > 0 else 1.0

@@ -8,6 +8,7 @@ good answers `healthy_after` asks for.
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 import ssl
 from collections.abc import Awaitable, Callable, Iterable, Mapping
@@ -176,7 +177,8 @@ class Prober:
         self.update(targets)
 
     def update(self, targets: Iterable[ProbeTarget]) -> None:
-        """Probes these from now on. What is known of a target that stays equal is kept; a changed one starts anew."""
+        """Probes these from now on, once started. What is known of a target that stays equal is kept; a changed one
+        starts anew."""
         wanted = {target.name: target for target in targets}
         for name, (target, task) in list(self._running.items()):
             if wanted.get(name) != target:
@@ -246,10 +248,10 @@ class _Probe:
         self._target = target
 
     async def health(self) -> _Answer:
-        """The health path: 2xx is healthy."""
+        """The health path: 2xx is healthy, and so is a server that only finds itself asked too often (429)."""
         path = self._target.health.path or self._target.dialect.health_path
         head, body = await self._ask("GET", path)
-        if 200 <= head.status < 300:
+        if 200 <= head.status < 300 or head.status == 429:
             return _Answer(ProbeState.HEALTHY, "")
         if 300 <= head.status < 400:
             return _Answer(ProbeState.UNHEALTHY, f"redirects ({head.status}); redirects are not followed")
@@ -338,7 +340,8 @@ def _described(error: Exception, target: ProbeTarget) -> str:
         case aiohttp.ClientConnectorCertificateError() | aiohttp.ClientSSLError():
             return "no TLS connection (certificate or protocol)"
         case aiohttp.ClientConnectorError():
-            return f"cannot connect: {error.os_error.strerror or 'refused'}"
+            number = error.os_error.errno  # its own text holds the address
+            return f"cannot connect: {os.strerror(number).lower()}" if number else "cannot connect"
         case aiohttp.ClientError() | OSError():
             return "the connection broke or carried no HTTP"
         case ValueError():

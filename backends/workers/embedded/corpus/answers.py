@@ -12,10 +12,7 @@ Pair = tuple[str, str]
 
 _TALK = words.texts("small_talk")
 _ASK = words.texts("questions")
-_NUMBERS = (
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen "
-    "seventeen eighteen nineteen twenty"
-).split()
+_NUMBERS: list[str] = _ASK["numbers"]
 _TENS = {30: "thirty", 40: "forty", 50: "fifty", 100: "a hundred"}
 _WITHOUT_ARTICLE = ("salt", "rain", "snow", "fog", "wind", "coral", "seaweed", "rope")
 _EPISODES = {"short": (0, 0, 1), "": (1, 2, 2, 3), "long": (5, 6, 7, 8)}

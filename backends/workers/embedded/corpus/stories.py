@@ -16,9 +16,6 @@ _PARTS = words.texts("stories")
 _SHE = ("girl", "queen", "princess", "witch", "grandmother", "mermaid")
 _HE = ("boy", "fisherman", "king", "prince", "wizard", "grandfather", "postman")
 _INSIDE = ("village", "town", "bay", "lagoon", "port", "house", "street")
-_STARTS = "b br d f fl g gr k l m n p pl qu r s sn t tr v w z".split()
-_VOWELS = "a e i o u oo ee".split()
-_ENDS = ["", *"b g l m n p r t x ck nd".split()]
 
 
 def article(noun: str) -> str:
@@ -28,8 +25,9 @@ def article(noun: str) -> str:
 
 def invented_noun(rng: Random) -> str:
     """A word that does not exist, so that a model learns to copy any word it is asked about."""
-    parts = [rng.choice(_STARTS) + rng.choice(_VOWELS) for _ in range(rng.choice((1, 2, 2, 3)))]
-    return "".join(parts) + rng.choice(_ENDS)
+    starts, vowels, ends = _PARTS["syllables"].values()
+    parts = [rng.choice(starts) + rng.choice(vowels) for _ in range(rng.choice((1, 2, 2, 3)))]
+    return "".join([*parts, rng.choice(ends)])
 
 
 def hero_noun(rng: Random) -> str:
@@ -64,8 +62,15 @@ def cast_of(rng: Random, hero: str | None = None, friend: str | None = None, adj
         "friend": friend,
         "a_friend": article(friend),
         "fname": names[1],
-        **{"he": he, "his": his, "him": him, "He": he.capitalize(), "His": his.capitalize()},
-        **{"place": place, "the_place": f"the {_bare(place)}", "at": at, "At": at.capitalize()},
+        "he": he,
+        "his": his,
+        "him": him,
+        "He": he.capitalize(),
+        "His": his.capitalize(),
+        "place": place,
+        "the_place": f"the {_bare(place)}",
+        "at": at,
+        "At": at.capitalize(),
         "theme": rng.choice(words.THEMES),
         "treasure": rng.choice(words.TREASURES),
         "food": rng.choice(words.FOODS),

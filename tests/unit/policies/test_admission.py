@@ -1,0 +1,227 @@
+"""The waiting room: order, fairness, what is shed, how long it takes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from policies.admission import AdmissionQueue, AdmissionSettings, Waiting
+
+FAR = 1e9
+
+
+def room(max_queue: int = 100, max_wait: float = 10.0) -> AdmissionQueue[str]:
+    return AdmissionQueue(AdmissionSettings(max_queue, max_wait))
+
+
+def fill(queue: AdmissionQueue[str], *requests: str, now: float = 0.0) -> None:
+    """Requests such as `5a1`: priority, tenant, number."""
+    for request in requests:
+        queue.enqueue(request, int(request[0]), request[1], now, FAR)
+
+
+def drained(queue: AdmissionQueue[str], now: float = 0.0) -> list[str]:
+    order = []
+    while (entry := queue.next_ready(now)) is not None:
+        order.append(entry.item)
+    return order
+
+
+@pytest.mark.parametrize(
+    ("requests", "order"),
+    [
+        ("5a1 5a2 5a3", "5a1 5a2 5a3"),
+        ("1a1 9a1 5a1 9a2", "9a1 9a2 5a1 1a1"),
+        ("5a1 5a2 5a3 5b1 5b2 5c1", "5a1 5b1 5c1 5a2 5b2 5a3"),
+        ("5a1 5a2 9b1 5b1", "9b1 5a1 5b1 5a2"),
+    ],
+)
+def test_by_priority_then_tenants_in_turn_then_age(requests: str, order: str) -> None:
+    queue = room()
+    fill(queue, *requests.split())
+    assert drained(queue) == order.split()
+    assert len(queue) == 0
+
+
+def test_turns_are_kept_while_requests_come_and_go() -> None:
+    queue = room()
+    fill(queue, "5a1", "5a2", "5b1")
+    first = queue.next_ready(0.0)
+    assert first is not None
+    assert first.item == "5a1"
+    fill(queue, "5a3", "5b2")
+    assert drained(queue) == ["5b1", "5a2", "5b2", "5a3"]
+
+
+@pytest.mark.parametrize(
+    ("waiting", "new", "shed"),
+    [
+        ("5a1 5a2 3a1", "7b1", "3a1"),  # the lowest priority first
+        ("5a1 3a1 3a2", "7b1", "3a2"),  # and of that the newest
+        ("3a1 3b1 3b2", "7c1", "3b2"),  # of the tenant with the most
+        ("5a1 5a2 5a3", "5b1", "5a3"),  # among equals, to even the shares
+    ],
+)
+def test_when_full_what_matters_less_makes_room(waiting: str, new: str, shed: str) -> None:
+    queue = room(max_queue=3)
+    fill(queue, *waiting.split())
+    entry, dropped = queue.enqueue(new, int(new[0]), new[1], 0.0, FAR)
+    assert entry is not None
+    assert dropped is not None
+    assert (entry.item, dropped.item, dropped.queued) == (new, shed, False)
+    assert len(queue) == 3
+
+
+@pytest.mark.parametrize(
+    ("waiting", "new"),
+    [
+        ("5a1 5a2 5a3", "5a4"),
+        ("5a1 5a2 5a3", "3b1"),
+        ("5a1 5b1 5c1", "5d1"),  # nobody has more than one
+        ("5a1 5a2 5b1", "5b2"),  # it would only swap the shares
+    ],
+)
+def test_when_full_of_what_matters_more_the_new_one_is_refused(waiting: str, new: str) -> None:
+    queue = room(max_queue=3)
+    fill(queue, *waiting.split())
+    assert queue.enqueue(new, int(new[0]), new[1], 0.0, FAR) == (None, None)
+    assert len(queue) == 3
+
+
+def test_a_room_without_places_refuses_everyone() -> None:
+    assert room(max_queue=0).enqueue("9a1", 9, "a", 0.0, FAR) == (None, None)
+
+
+@pytest.mark.parametrize(("deadline", "leaves"), [(FAR, 10.0), (4.0, 4.0)])
+def test_nobody_waits_longer_than_max_wait_or_the_deadline(deadline: float, leaves: float) -> None:
+    queue = room()
+    entry, _ = queue.enqueue("5a1", 5, "a", 0.0, deadline)
+    assert entry is not None
+    assert (entry.leaves_at, queue.next_expiry()) == (leaves, leaves)
+    assert queue.expire(leaves - 0.01) == []
+    assert queue.next_ready(leaves) is None  # too late for it, even before it is swept out
+    assert queue.expire(leaves) == [entry]
+    assert queue.expire(leaves) == []
+
+
+def test_one_that_is_out_cannot_be_cancelled() -> None:
+    queue = room()
+    entry, _ = queue.enqueue("5a1", 5, "a", 0.0, FAR)
+    assert entry is not None
+    assert queue.cancel(entry)
+    assert not queue.cancel(entry)
+    assert queue.next_ready(0.0) is None
+
+
+@pytest.mark.parametrize("priority", [-5, 99])
+def test_priorities_out_of_range_are_cut_to_it(priority: int) -> None:
+    queue = room()
+    entry, _ = queue.enqueue("x", priority, "a", 0.0, FAR)
+    assert entry is not None
+    assert entry.priority == min(max(priority, 0), 9)
+
+
+def test_cancelled_ones_leave_nothing_behind() -> None:
+    queue = room(max_queue=10)
+    for n in range(5000):
+        entry, _ = queue.enqueue(str(n), n % 10, str(n), 0.0, FAR)
+        assert entry is not None
+        queue.cancel(entry)
+    assert len(queue._by_end) <= 64
+    assert not any(queue._tenants)
+
+
+def test_retry_after_comes_from_the_measured_rate() -> None:
+    queue = room()
+    assert queue.wait_estimate(0.0) is None
+    assert queue.retry_after(0.0) == 10.0  # nothing measured: max_wait
+    for n in range(600):
+        queue.served(n / 5)
+    fill(queue, *["5a1"] * 30, *["8a1"] * 10)
+    assert queue.wait_estimate(120.0, priority=9) == pytest.approx(1 / 5, rel=0.1)
+    assert queue.wait_estimate(120.0, priority=8) == pytest.approx(11 / 5, rel=0.1)
+    assert queue.retry_after(120.0) == pytest.approx(41 / 5, rel=0.1)
+    assert queue.retry_after(400.0) == 60.0  # service has stopped: no longer than that all the same
+
+
+def test_the_rate_is_right_from_the_first_seconds_on() -> None:
+    queue = room()
+    for n in range(20):
+        queue.served(n / 10)
+    assert queue.wait_estimate(2.0) == pytest.approx(1 / 10, rel=0.1)
+
+
+class AdmissionMachine(RuleBasedStateMachine):
+    """Bounded, and every request comes out exactly once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = 0.0
+        self.queue: AdmissionQueue[int] = AdmissionQueue(AdmissionSettings(8, 5.0))
+        self.inside: dict[int, Waiting[int]] = {}
+        self.number = 0
+
+    def leaves(self, entry: Waiting[int]) -> None:
+        assert self.inside.pop(entry.item) is entry
+        assert not entry.queued
+
+    @rule(seconds=st.sampled_from([0.1, 1.0, 4.9]))
+    def time_passes(self, seconds: float) -> None:
+        self.now += seconds
+
+    @rule(priority=st.integers(0, 9), tenant=st.sampled_from("abc"), patience=st.sampled_from([0.5, 3.0, 100.0]))
+    def enqueue(self, priority: int, tenant: str, patience: float) -> None:
+        self.number += 1
+        full = len(self.inside) == 8
+        lowest = min((entry.priority for entry in self.inside.values()), default=0)
+        entry, shed = self.queue.enqueue(self.number, priority, tenant, self.now, self.now + patience)
+        assert (shed is not None) == (full and entry is not None)
+        if shed is not None:
+            assert shed.priority == lowest <= priority
+            self.leaves(shed)
+        if entry is None:
+            assert full
+            assert priority <= lowest
+        else:
+            self.inside[self.number] = entry
+
+    @rule()
+    def next_ready(self) -> None:
+        alive = [entry for entry in self.inside.values() if entry.leaves_at > self.now]
+        entry = self.queue.next_ready(self.now)
+        if entry is None:
+            assert not alive
+        else:
+            assert entry in alive
+            assert entry.priority == max(other.priority for other in alive)
+            same = [o for o in alive if (o.tenant, o.priority) == (entry.tenant, entry.priority)]
+            assert entry.number == min(other.number for other in same)
+            self.leaves(entry)
+
+    @rule()
+    def expire(self) -> None:
+        due = {entry.item for entry in self.inside.values() if entry.leaves_at <= self.now}
+        expired = self.queue.expire(self.now)
+        assert {entry.item for entry in expired} == due
+        for entry in expired:
+            self.leaves(entry)
+
+    @precondition(lambda self: self.inside)
+    @rule(data=st.data())
+    def cancel(self, data: Any) -> None:
+        entry = self.inside[data.draw(st.sampled_from(sorted(self.inside)))]
+        assert self.queue.cancel(entry)
+        self.leaves(entry)
+
+    @invariant()
+    def bounded_and_counted(self) -> None:
+        assert len(self.queue) == len(self.inside) <= 8
+        assert len(self.queue._by_end) <= 2 * 8 + 64
+
+
+AdmissionMachine.TestCase.settings = settings(max_examples=150, stateful_step_count=50, deadline=None)
+TestAdmission = AdmissionMachine.TestCase

@@ -1,0 +1,171 @@
+"""Where a request's attempts go."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from policies.outcome import ErrorKind, Failure
+from policies.plan import AttemptPlan
+
+ON = frozenset(
+    {
+        ErrorKind.BACKEND_UNREACHABLE,
+        ErrorKind.MODEL_OVERLOADED,
+        ErrorKind.MODEL_LOADING,
+        ErrorKind.GENERATION_FAILED,
+        ErrorKind.INFERENCE_TIMEOUT,
+    }
+)
+
+
+@dataclass(eq=False)
+class Place:
+    name: str
+    context_length: int | None = None
+    open: bool = True
+    away: float = 0.0
+
+    def usable(self, now: float) -> bool:
+        return self.open
+
+    def away_until(self) -> float:
+        return self.away
+
+
+@dataclass
+class Budget:
+    left: int = 100
+    taken: int = field(default=0)
+
+    def withdraw(self, now: float) -> bool:
+        if self.left <= 0:
+            return False
+        self.left -= 1
+        self.taken += 1
+        return True
+
+
+def plan(
+    tiers: Sequence[Sequence[Place]], *, attempts: int = 3, budget: Budget | None = None, deadline: float = 100.0
+) -> AttemptPlan[Place]:
+    return AttemptPlan(
+        tiers,
+        max_attempts=attempts,
+        on=ON,
+        backoff=lambda number: 0.1 * number,
+        withdraw=(budget or Budget()).withdraw,
+        pick=lambda places, now: places[0],
+        deadline=deadline,
+    )
+
+
+def walk(wanted: AttemptPlan[Place], *failures: Failure) -> list[tuple[str, float, str]]:
+    """The choices made when every attempt fails in turn with these (the last one for ever)."""
+    made = []
+    for number in range(20):
+        choice = wanted.next(0.0)
+        if choice is None:
+            return made
+        made.append((choice.target.name, round(choice.delay, 6), choice.why))
+        wanted.failed(choice.target, failures[min(number, len(failures) - 1)])
+    raise AssertionError("the plan never ends")
+
+
+BROKEN = Failure(ErrorKind.GENERATION_FAILED)
+
+
+def test_untried_endpoints_come_first_then_tried_ones_after_a_pause() -> None:
+    assert walk(plan([[Place("a"), Place("b")]], attempts=4), BROKEN) == [
+        ("a", 0.0, "primary"),
+        ("b", 0.0, "retry"),
+        ("a", 0.1, "retry_same"),
+        ("a", 0.2, "retry_same"),
+    ]
+
+
+def test_each_further_tier_gets_one_attempt_though_the_attempts_are_used_up() -> None:
+    tiers = [[Place("a"), Place("b")], [Place("c")], [Place("d")]]
+    assert [name for name, *_ in walk(plan(tiers, attempts=2), BROKEN)] == ["a", "b", "c", "d"]
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [ErrorKind.INVALID_INPUT, ErrorKind.CONTENT_FILTERED, ErrorKind.CLIENT_DISCONNECTED, ErrorKind.DEADLINE_EXCEEDED],
+)
+def test_what_is_not_the_backends_fault_goes_nowhere_else(kind: ErrorKind) -> None:
+    assert len(walk(plan([[Place("a"), Place("b")], [Place("c")]]), Failure(kind))) == 1
+
+
+def test_a_silent_endpoint_is_never_asked_again() -> None:
+    made = walk(plan([[Place("a"), Place("b")]], attempts=5), Failure(ErrorKind.INFERENCE_TIMEOUT))
+    assert [name for name, *_ in made] == ["a", "b"]
+
+
+def test_a_context_error_goes_only_to_a_longer_context() -> None:
+    failure = Failure(ErrorKind.CONTEXT_LENGTH_EXCEEDED, details={"max_length": 4096})
+    tiers = [[Place("a"), Place("b", 4096)], [Place("short", 2048)], [Place("unknown")], [Place("long", 32768)]]
+    assert [name for name, *_ in walk(plan(tiers), failure)] == ["a", "long"]
+
+
+def test_an_unknown_model_goes_to_the_next_tier_at_once() -> None:
+    tiers = [[Place("a"), Place("b")], [Place("c")]]
+    assert [name for name, *_ in walk(plan(tiers), Failure(ErrorKind.MODEL_NOT_FOUND))] == ["a", "c"]
+
+
+def test_out_of_memory_is_tried_elsewhere_but_not_again_in_the_same_place() -> None:
+    made = walk(plan([[Place("a"), Place("b")]], attempts=5), Failure(ErrorKind.OUT_OF_MEMORY))
+    assert [name for name, *_ in made] == ["a", "b"]
+
+
+def test_without_budget_the_tier_is_left_and_that_is_said() -> None:
+    wanted = plan([[Place("a"), Place("b")], [Place("c")]], budget=Budget(left=0))
+    assert [name for name, *_ in walk(wanted, BROKEN)] == ["a", "c"]
+    assert wanted.budget_exhausted
+
+
+def test_an_endpoint_that_asked_for_a_pause_is_passed_over_or_waited_for() -> None:
+    assert walk(plan([[Place("a", away=5.0), Place("b")]], attempts=1), BROKEN)[0] == ("b", 0.0, "primary")
+    assert walk(plan([[Place("a", away=5.0)]], attempts=1), BROKEN)[0] == ("a", 5.0, "primary")
+    assert walk(plan([[Place("a", away=5.0)]], attempts=1, deadline=4.0), BROKEN) == []
+
+
+def test_a_tier_without_a_usable_endpoint_is_skipped() -> None:
+    tiers = [[Place("a", open=False)], [Place("b")]]
+    assert walk(plan(tiers, attempts=1), BROKEN) == [("b", 0.0, "fallback")]
+
+
+def test_beside_a_slow_attempt_only_another_endpoint_is_asked() -> None:
+    a, b = Place("a"), Place("b")
+    wanted = plan([[a, b]], attempts=5)
+    first = wanted.next(0.0)
+    assert first is not None
+    second = wanted.beside(1.0, [a])
+    assert second is not None
+    assert second.target is b
+    assert wanted.beside(2.0, [a, b]) is None
+
+
+@given(
+    st.lists(st.integers(1, 3), min_size=1, max_size=4),
+    st.integers(1, 6),
+    st.lists(st.sampled_from(list(ErrorKind)), min_size=1, max_size=20),
+    st.integers(0, 5),
+)
+def test_attempts_are_bounded_and_tiers_never_visited_twice(
+    sizes: list[int], attempts: int, kinds: list[ErrorKind], budget: int
+) -> None:
+    places = {
+        f"{tier}.{number}": Place(f"{tier}.{number}") for tier, size in enumerate(sizes) for number in range(size)
+    }
+    tiers = [[places[f"{tier}.{number}"] for number in range(size)] for tier, size in enumerate(sizes)]
+    money = Budget(left=budget)
+    made = walk(plan(tiers, attempts=attempts, budget=money), *[Failure(kind) for kind in kinds])
+    visited = [int(name.split(".")[0]) for name, *_ in made]
+    assert visited == sorted(visited)
+    assert len(made) <= max(attempts, 1) + len(sizes) - 1
+    assert len(made) <= len(sizes) + budget
