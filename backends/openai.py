@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from backends.answers import ErrorFacts, defect, error_facts, in_band_error, parsed
 from backends.dialect import ResponseHead, Usage
-from backends.retry_after import retry_after
+from backends.retry_after import MAX_WAIT, retry_after
 from backends.rules import (
     BAD_REQUEST_AS_500,
     CONTENT_FILTER,
@@ -30,6 +30,7 @@ from policies.outcome import ErrorKind, Failure
 _IN_STREAM = ResponseHead(200, {})
 #: Kinds that pass, so that the wait their server asks for is worth keeping.
 _PASSING = frozenset({ErrorKind.MODEL_OVERLOADED, ErrorKind.MODEL_LOADING, ErrorKind.GENERATION_FAILED})
+_BAD_VALUE = "The model's server refused this value"
 _REFUSALS = frozenset({ErrorKind.INVALID_INPUT, ErrorKind.VALIDATION_ERROR})
 
 
@@ -87,15 +88,11 @@ class OpenAIDialect:
         verdict = self._verdict(facts, status)
         kind = verdict.kind
         details = self._details(kind, facts)
-        wait = None
-        if kind in _PASSING:
-            wait = retry_after(head.headers)
-            wait = wait_in_text(facts.text) if wait is None else wait
         return Failure(
             kind,
             evidence(facts.raw),
             status=head.status,
-            retry_after=wait,
+            retry_after=_wait(facts, head) if kind in _PASSING else None,
             details=details,
             code=verdict.code,
             param=plain_param(facts.param),
@@ -133,7 +130,7 @@ class OpenAIDialect:
             return (context_overflow(facts.text) or {}) | self.details_of(facts.body or {})
         if kind is ErrorKind.VALIDATION_ERROR and facts.field_errors:
             safe = {
-                field: [client_safe(said) or BAD_VALUE for said in all_said]
+                field: [client_safe(said) or _BAD_VALUE for said in all_said]
                 for field, all_said in facts.field_errors.items()
             }
             return {"field_errors": safe}
@@ -142,7 +139,15 @@ class OpenAIDialect:
         return {}
 
 
-BAD_VALUE = "The model's server refused this value"
+def _wait(facts: ErrorFacts, head: ResponseHead) -> float | None:
+    """Seconds, from the headers, else Hugging Face's `estimated_time`, else the message."""
+    stated = retry_after(head.headers)
+    if stated is not None:
+        return stated
+    estimated = (facts.body or {}).get("estimated_time")
+    if isinstance(estimated, int | float) and 0 <= estimated <= MAX_WAIT:
+        return float(estimated)
+    return wait_in_text(facts.text)
 
 
 def _unsupported_or(verdict: Verdict, facts: ErrorFacts) -> Verdict:

@@ -127,8 +127,8 @@ SERVER_FAULTS: tuple[Rule, ...] = (
     rule(
         r"overloaded|over capacity|at capacity|queue (?:is )?full|maximum queue size|max(?:imum)? queue"
         r"|server (?:is )?(?:currently )?busy|maximum pending requests|slot (?:is )?(?:un|not )available"
-        r"|no slots? available|too many (?:concurrent )?requests|rate limit|throttl|higher priority request|no available workers"
-        r"|stopped accepting new",
+        r"|no slots? available|too many (?:concurrent )?requests|rate limit|throttl"
+        r"|higher priority request|no available workers|stopped accepting new",
         BUSY,
     ),
     rule(
@@ -157,8 +157,8 @@ BAD_REQUEST_AS_500: tuple[Rule, ...] = (
         r"\b(?:ValueError|ValidationError|TemplateError|NotImplementedError|JSONDecodeError)\b|validation errors? for"
         r"|\d+ validation errors?|json\.exception\.(?:parse|type|out_of_range)_error"
         r"|invalid (?:json|request body|value for)|unsupported param"
-        r"|must be (?:a |an )?(?:non-negative|positive|strictly|at least|at most|between|in the range|one of|in \[|in \("
-        r"|greater|less|string|array|object|integer|boolean)|(?:field|parameter) (?:is )?required"
+        r"|must be (?:a |an )?(?:non-negative|positive|strictly|at least|at most|between|in the range|one of|in \["
+        r"|in \(|greater|less|string|array|object|integer|boolean)|(?:field|parameter) (?:is )?required"
         r"|conversation roles must alternate|roles are supported|out of vocabulary|cannot identify image file"
         r"|is not a multimodal model|only supports? \d+ image|at most \d+ images?|has not been enabled|invalid grammar",
         BAD_REQUEST,

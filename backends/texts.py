@@ -153,11 +153,11 @@ def context_overflow(text: str) -> dict[str, int] | None:
     """
     if not _OVERFLOW.search(text):
         return None
-    output = _number(_OUTPUT, text)
+    only_output = "`max_new_tokens` must be" in text and "`inputs`" not in text  # TGI: what was given is the output's length
     found = {
-        "input_length": None if text.startswith("`max_new_tokens`") else _number(_INPUT, text),
+        "input_length": None if only_output else _number(_INPUT, text),
         "max_length": _number(_MAX, text),
-        "output_length": output,
+        "output_length": _number(_OUTPUT, text),
         "input_characters": _number(_CHARACTERS, text),
     }
     return {name: number for name, number in found.items() if number is not None}

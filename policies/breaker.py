@@ -87,6 +87,11 @@ class SavedBreaker:
     forced: bool
 
 
+# Enum members under global names: each access through the class costs as much as the rest of `acquire`.
+_CLOSED, _OPEN, _HALF_OPEN = State
+_SUCCESS, _NEUTRAL, _FAILURE = Verdict
+
+
 class CircuitBreaker:
     """The breaker of one endpoint. Every permit is to be given back through `record`, once.
 
@@ -132,7 +137,7 @@ class CircuitBreaker:
         self._on_change = on_change
         self._window = OutcomeWindow(settings.window)
         self._slow_over = settings.slow_call.over if settings.slow_call is not None else inf
-        self._state = State.CLOSED
+        self._state: State = _CLOSED
         self.closed_at = -inf
         """When it last closed; minus infinity if it never was open."""
         self._serial = 1  # of the last permit
@@ -150,36 +155,36 @@ class CircuitBreaker:
 
     def state(self, now: float) -> State:
         """What a request would meet now: half-open as soon as the open time is over."""
-        if self._state is State.OPEN and now >= self._open_until:
-            return State.HALF_OPEN
+        if self._state is _OPEN and now >= self._open_until:
+            return _HALF_OPEN
         return self._state
 
     @property
     def sound(self) -> bool:
         """Whether nothing speaks against the endpoint: closed, and its last result was not a failure."""
-        return self._state is State.CLOSED and self._consecutive == 0
+        return self._state is _CLOSED and self._consecutive == 0
 
     def allows(self, now: float) -> bool:
         """Whether `acquire` would give a permit. Changes nothing."""
-        if self._state is State.CLOSED:
+        if self._state is _CLOSED:
             return True
-        if self._state is State.OPEN:
+        if self._state is _OPEN:
             return now >= self._open_until
         return self._has_permit(now)
 
     def acquire(self, now: float) -> Permit | None:
         """A permit for one attempt, or None: the circuit is open, or half-open with all its permits out."""
-        if self._state is State.CLOSED:
+        if self._state is _CLOSED:
             return self._epoch
-        if self._state is State.OPEN:
+        if self._state is _OPEN:
             if now < self._open_until:
                 return None
-            self._enter(State.HALF_OPEN)
+            self._enter(_HALF_OPEN)
         return self._hand_out(now) if self._has_permit(now) else None
 
     def allows_early(self, now: float) -> bool:
         """Whether `acquire_early` would give a permit. Changes nothing."""
-        if self._state is not State.OPEN or now >= self._open_until:
+        if self._state is not _OPEN or now >= self._open_until:
             return self.allows(now)
         return not self._forced and now >= self._early_at + EARLY_INTERVAL and self._has_permit(now)
 
@@ -188,7 +193,7 @@ class CircuitBreaker:
 
         A good result makes the circuit half-open at once; a bad one leaves it open as long as it was to be.
         """
-        if self._state is not State.OPEN or now >= self._open_until:
+        if self._state is not _OPEN or now >= self._open_until:
             return self.acquire(now)
         if not self.allows_early(now):
             return None
@@ -197,9 +202,9 @@ class CircuitBreaker:
 
     def retry_after(self, now: float) -> float | None:
         """Seconds until a permit can be had; None when one can be had now, or nobody knows (forced open)."""
-        if self._state is State.OPEN:
+        if self._state is _OPEN:
             return self._open_until - now if now < self._open_until and not self._forced else None
-        if self._state is State.CLOSED or self._has_permit(now):
+        if self._state is _CLOSED or self._has_permit(now):
             return None
         return min([due for due in self._permits.values() if due > now]) - now
 
@@ -221,17 +226,17 @@ class CircuitBreaker:
 
     def record(self, permit: Permit, verdict: Verdict, seconds: float, now: float) -> None:
         """Takes an attempt's result; `seconds` is how long its first token took."""
-        if self._state is not State.CLOSED:
+        if self._state is not _CLOSED:
             if self._permits.pop(permit, None) is not None:
                 self._judge_probe(verdict, seconds > self._slow_over, now)
-        elif permit == self._epoch and verdict is not Verdict.NEUTRAL:
-            self._count(verdict is Verdict.FAILURE, seconds > self._slow_over, now)
+        elif permit == self._epoch and verdict is not _NEUTRAL:
+            self._count(verdict is _FAILURE, seconds > self._slow_over, now)
 
     # -- operators, checks, other replicas -----------------------------------------------------------------------------
 
     def end_open_time(self, now: float) -> None:
         """An active check found the endpoint answering: half-open from now on. Not when forced open."""
-        if self._state is State.OPEN and not self._forced:
+        if self._state is _OPEN and not self._forced:
             self._open_until = min(self._open_until, now)
 
     def force_open(self, now: float) -> None:
@@ -239,7 +244,7 @@ class CircuitBreaker:
         self._forced = True
         self._open_until = inf
         self._permits.clear()
-        self._enter(State.OPEN)
+        self._enter(_OPEN)
 
     def reset(self, now: float) -> None:
         """Closes the circuit and forgets everything."""
@@ -249,7 +254,7 @@ class CircuitBreaker:
 
     def export(self, now: float) -> SavedBreaker:
         """What `restore` takes; its fields are JSON values."""
-        open_ = self._state is State.OPEN and not self._forced
+        open_ = self._state is _OPEN and not self._forced
         remaining = max(0.0, self._open_until - now) if open_ else 0.0
         return SavedBreaker(self._state.value, remaining, self._streak, self._forced)
 
@@ -264,15 +269,15 @@ class CircuitBreaker:
             return
         self._forced = False
         self._streak = min(max(0, saved.streak), _MAX_STREAK)
-        if state is State.CLOSED:
-            if self._state is not State.CLOSED:
+        if state is _CLOSED:
+            if self._state is not _CLOSED:
                 self._close(now)
             return
         remaining = saved.remaining if saved.remaining > 0 else 0.0  # NaN too is 0
         self._last_open = min(remaining, self.settings.max_open_for)
         self._open_until = now + self._last_open
         self._permits.clear()
-        self._enter(State.OPEN)
+        self._enter(_OPEN)
 
     # -- judging -------------------------------------------------------------------------------------------------------
 
@@ -291,12 +296,12 @@ class CircuitBreaker:
             self._open(now)
 
     def _judge_probe(self, verdict: Verdict, slow: bool, now: float) -> None:
-        if verdict is Verdict.FAILURE:
-            if self._state is State.HALF_OPEN:  # a failed early try leaves things as they are
+        if verdict is _FAILURE:
+            if self._state is _HALF_OPEN:  # a failed early try leaves things as they are
                 self._open(now)
-        elif verdict is Verdict.SUCCESS:
-            if self._state is State.OPEN:  # a good early try: the rest of the round decides
-                self._enter(State.HALF_OPEN)
+        elif verdict is _SUCCESS:
+            if self._state is _OPEN:  # a good early try: the rest of the round decides
+                self._enter(_HALF_OPEN)
             self._good += 1
             self._slow_probes += slow
             if self._good >= self.settings.half_open_probes:
@@ -327,7 +332,7 @@ class CircuitBreaker:
     def _open(self, now: float) -> None:
         settings = self.settings
         calm = max(settings.window, self._last_open)
-        if self._state is State.CLOSED and now - self.closed_at >= calm:
+        if self._state is _CLOSED and now - self.closed_at >= calm:
             self._streak = 0
         length = min(settings.open_for * 2.0**self._streak, settings.max_open_for)
         length -= length * _JITTER * self._rand()
@@ -336,7 +341,7 @@ class CircuitBreaker:
         self._open_until = now + length
         self._early_at = now
         self._permits.clear()
-        self._enter(State.OPEN)
+        self._enter(_OPEN)
 
     def _close(self, now: float) -> None:
         self._permits.clear()
@@ -345,7 +350,7 @@ class CircuitBreaker:
         self.closed_at = now
         self._serial += 1
         self._epoch = self._serial
-        self._enter(State.CLOSED)
+        self._enter(_CLOSED)
 
     def _enter(self, state: State) -> None:
         old, self._state = self._state, state

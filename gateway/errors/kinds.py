@@ -172,7 +172,7 @@ KINDS: Mapping[ErrorKind, KindSpec] = {
     ),
 }
 
-#: Causes within a kind that need other words. None of them gets better by trying again, so none is retryable.
+#: Causes within a kind that need other words. Only the operator can mend them, so none is retryable.
 CODE_MESSAGES: Mapping[str, str] = {
     "backend_credentials_rejected": (
         "The gateway's own credentials were refused by the model's server. Your API key is not at fault: "
@@ -181,6 +181,9 @@ CODE_MESSAGES: Mapping[str, str] = {
     "backend_quota_exhausted": (
         "The gateway's account with the model's provider has used up its quota. Your API key is not at fault: "
         "tell the operator the correlation ID."
+    ),
+    "unsupported_endpoint": (
+        "This model's server does not offer this endpoint. Use another endpoint for this model, or another model."
     ),
 }
 

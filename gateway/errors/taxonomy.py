@@ -211,12 +211,20 @@ def _message(failure: Failure, details: dict[str, Any]) -> str | None:
 
 
 def _context_length_message(details: dict[str, Any]) -> str | None:
-    details.setdefault("suggestion", "Shorten the input or lower max_tokens.")
-    longest, given = details.get("max_length"), details.get("input_length")
+    longest, given, wanted = (details.get(k) for k in ("max_length", "input_length", "output_length"))
+    suggestion = "Shorten the input or lower max_tokens."
+    if longest is not None and given is not None:
+        room = longest - given
+        suggestion = f"Shorten the input or lower max_tokens to {room}." if room > 0 else "Shorten the input."
+    elif longest is not None and wanted is not None:
+        suggestion = f"Lower max_tokens: input and output together must fit into {longest} tokens."
+    details.setdefault("suggestion", suggestion)
     if longest is None:
         return None
-    needs = f" and this request needs {given}" if given is not None and given > longest else ""
-    return f"This model's maximum context length is {longest} tokens{needs}. {details['suggestion']}"
+    asked = [f"{given} input tokens"] if given is not None else []
+    asked += [f"{wanted} output tokens"] if wanted is not None else []
+    but = f", but the request asks for {' and '.join(asked)}" if asked else ""
+    return f"This model's maximum context length is {longest} tokens{but}. {details['suggestion']}"
 
 
 def _plain_param(field: str | None) -> str | None:

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -22,6 +24,8 @@ from backends.workers.embedded.model import Decoder, KVCache
 from backends.workers.embedded.sampling import SamplingParams, TokenLogprob, choose
 from backends.workers.embedded.text_stream import TextStream
 from backends.workers.embedded.tokens import ChatTokenizer
+
+logger = logging.getLogger(__name__)
 
 PREFILL_BUDGET = 256
 
@@ -140,7 +144,7 @@ class Engine:
         self.dead = asyncio.Event()
         self._model = model
         self._max_num_seqs, self._max_waiting = max_num_seqs, max_waiting
-        self._beat = 1 / tokens_per_second if tokens_per_second else 0.0
+        self._rate = tokens_per_second
         self._clock = clock
         self._running: list[_Sequence] = []
         self._waiting: deque[_Sequence] = deque()
@@ -223,8 +227,8 @@ class Engine:
                     if choice is not None and sequence in self._running:
                         self._account(sequence, *choice)
         except Exception:
+            logger.exception("a step of the model failed")
             self._die()
-            raise
 
     def _admit(self) -> None:
         while self._waiting and len(self._running) < self._max_num_seqs:
@@ -293,9 +297,7 @@ class Engine:
         return ("length", None) if made >= params.max_tokens else (None, None)
 
     def _next_beat(self) -> float:
-        if not self._beat:
-            return 0.0
-        return (self._clock() // self._beat + 1) * self._beat
+        return (math.floor(self._clock() * self._rate) + 1) / self._rate if self._rate else 0.0
 
     def _drop(self, sequence: _Sequence, reason: str) -> None:
         for places in (self._running, self._waiting):

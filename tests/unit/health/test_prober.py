@@ -11,9 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backends.dialect import Dialect, ResponseHead, Usage
+from backends.registry import dialect_for
 from gateway.health.prober import HealthState, Prober, ProbeResult, ProbeState, ProbeTarget
 from gateway.health.signals import LoadSignals
 from policies.outcome import ErrorKind, Failure
+from tests.support.fault_backend import FaultBackend
 
 HEALTHY, UNHEALTHY, LOADING = ProbeState.HEALTHY, ProbeState.UNHEALTHY, ProbeState.LOADING
 
@@ -159,6 +161,7 @@ async def test_a_server_that_is_up(backend: Backend, watch: Watch) -> None:
     ("answer", "state", "message"),
     [
         (answers(204), HEALTHY, ""),
+        (answers(429), HEALTHY, ""),
         (answers(500, "Traceback: secret"), UNHEALTHY, "answers with status 500"),
         (failing(ErrorKind.MODEL_OVERLOADED), UNHEALTHY, "answers with status 503"),
         (failing(ErrorKind.MODEL_LOADING), LOADING, "loading its model"),
@@ -174,6 +177,36 @@ async def test_what_an_answer_says(
     result = await probe(watch, target(backend.url))
     assert (result.state, result.message, result.healthy) == (state, message, state is HEALTHY)
     assert [path for _, path, _, _ in backend.seen] == ["/health"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "path", "status", "body", "state"),
+    [
+        (
+            "llamacpp",
+            "/health",
+            503,
+            '{"error":{"code":503,"message":"Loading model","type":"unavailable_error"}}',
+            LOADING,
+        ),
+        ("vllm", "/health", 503, "", UNHEALTHY),  # its engine is dead
+        ("openai", "/v1/models", 401, '{"error":{"message":"Incorrect API key provided"}}', UNHEALTHY),
+        ("triton", "/v2/health/ready", 200, "", HEALTHY),
+    ],
+)
+async def test_servers_own_ways_of_answering(
+    backend: Backend, watch: Watch, kind: str, path: str, status: int, body: str, state: ProbeState
+) -> None:
+    backend.answers |= {path: answers(status, body), "/metrics": answers(404)}
+    assert (await probe(watch, target(backend.url, dialect_for(kind)))).state is state
+
+
+async def test_a_vllm_server_whole(watch: Watch) -> None:
+    async with FaultBackend() as vllm:
+        result = await probe(watch, target(vllm.url, dialect_for("vllm"), probe="generate"))
+        assert (result.state, result.message) == (HEALTHY, "")
+        assert result.load is not None
+        assert (result.load.running, result.load.waiting, result.load.generation_tokens) == (0, 0, 0)
 
 
 async def test_a_server_that_is_down(backend: Backend, watch: Watch) -> None:
