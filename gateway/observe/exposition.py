@@ -1,7 +1,7 @@
 """The metric families, and how snapshots of them become one text in Prometheus' or OpenMetrics' format.
 
-Written out here and not by prometheus-client, whose OpenMetrics encoder takes about five times as long: a scrape runs on
-the event loop that relays tokens. The tests read the text with prometheus-client's parsers.
+Written out here and not by prometheus-client, whose OpenMetrics encoder takes about five times as long: a scrape runs
+on the event loop that relays tokens. The tests read the text with prometheus-client's parsers.
 Formats: https://prometheus.io/docs/instrumenting/exposition_formats/ and https://github.com/prometheus/OpenMetrics
 (version 1.0.0).
 """

@@ -25,9 +25,9 @@ policies:
 
 
 @asynccontextmanager
-async def stack(*, primaries: int = 2, fallback: bool = False, policy: str = POLICY, extra: str = "") -> AsyncIterator[
-    tuple[RunningGateway, list[FaultBackend]]
-]:
+async def stack(
+    *, primaries: int = 2, fallback: bool = False, policy: str = POLICY, extra: str = ""
+) -> AsyncIterator[tuple[RunningGateway, list[FaultBackend]]]:
     """A gateway before `primaries` counting backends, and with `fallback` one more in a second tier."""
     async with AsyncExitStack() as exits:
         backends = [await exits.enter_async_context(FaultBackend()) for _ in range(primaries + fallback)]

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.nn.functional import linear, scaled_dot_product_attention, silu
 
@@ -165,10 +165,8 @@ class Decoder(nn.Module):
         """Writes `config.json` and the weights, in float16, as `model.safetensors`."""
         config = asdict(self.config) | {"architectures": ["SeawallTideForCausalLM"], "tie_word_embeddings": True}
         (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-        save_file(
-            {name: weight.half().contiguous() for name, weight in self.state_dict().items()},
-            folder / "model.safetensors",
-        )
+        weights = {name: weight.half().contiguous() for name, weight in self.state_dict().items()}
+        (folder / "model.safetensors").write_bytes(save(weights))
 
     @classmethod
     def load(cls, folder: Path, dtype: torch.dtype = torch.float64) -> Decoder:

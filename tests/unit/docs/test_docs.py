@@ -5,15 +5,14 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
 
-import click
 import pytest
 import typer
 
 from gateway.cli import app
 from gateway.config.loader import load
+from gateway.observe.exposition import FAMILIES
 
 ROOT = Path(__file__).parents[3]
 PAGES = sorted(
@@ -90,11 +89,6 @@ def test_make_targets_exist(page: Path) -> None:
             assert words[1] in targets, line
 
 
-@cache
-def command_line() -> click.Command:
-    return typer.main.get_command(app)
-
-
 def seawall_arguments(line: str) -> list[str] | None:
     """The arguments of a `seawall` command line; None if it is another command."""
     try:
@@ -106,11 +100,11 @@ def seawall_arguments(line: str) -> list[str] | None:
 
 
 def check_arguments(arguments: list[str]) -> None:
-    """Raises click's errors, or AssertionError, for what the command line would not take."""
-    command, words = command_line(), list(arguments)
-    while isinstance(command, click.Group) and words and not words[0].startswith("-"):
-        assert words[0] in command.commands, f"no command {words[0]}"
-        command = command.commands[words.pop(0)]
+    """Raises AssertionError for a command or an option that does not exist."""
+    command, words = typer.main.get_command(app), list(arguments)
+    while (commands := getattr(command, "commands", None)) and words and not words[0].startswith("-"):
+        assert words[0] in commands, f"no command {words[0]}"
+        command = commands[words.pop(0)]
     known = {name for option in command.params for name in (*option.opts, *option.secondary_opts)} | {"--help"}
     if "--" in words:
         words = words[: words.index("--")]
@@ -132,6 +126,12 @@ def test_a_command_that_does_not_exist_is_found(line: str) -> None:
     assert arguments is not None
     with pytest.raises(AssertionError, match="no "):
         check_arguments(arguments)
+
+
+@each_page
+def test_metrics_exist(page: Path) -> None:
+    known = {name + suffix for name in FAMILIES for suffix in ("", "_bucket", "_sum", "_count")}
+    assert set(re.findall(r"\bseawall_[a-z_]+\b", page.read_text("utf-8"))) - known == set()
 
 
 @each_page
