@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 
 from backends.dialect import ResponseHead
-from backends.texts import MAX_JUDGED, without_echo
+from backends.texts import MAX_JUDGED, ends_of, without_echo
 
 #: Bodies up to this size are parsed to be believed. A larger one (embeddings, images) would hold the event loop for
 #: milliseconds, so only its ends are looked at: JSON that was cut does not end in its closing bracket.
@@ -17,7 +17,12 @@ MAX_PARSED = 256 * 1024
 
 _STATUS_KEYS = ("code", "http_status_code", "status_code", "status")
 _CUT_SHORT = frozenset({"abort", "error"})
-_BINARY_TYPES = ("audio/", "image/", "video/", "application/octet-stream", "application/zip", "multipart/")
+#: The endpoints whose answers are JSON whatever their content type says; elsewhere other types are believed.
+_JSON_ENDPOINTS = (
+    *("/v1/chat/", "/v1/completions", "/v1/embeddings", "/v1/models", "/v1/responses", "/v1/messages", "/v1/rerank"),
+    *("/v1/score", "/v1/images/", "/tokenize", "/detokenize", "/generate"),
+)
+_MEDIA = ("audio/", "image/", "video/", "application/octet-stream")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,9 +47,9 @@ class ErrorFacts:
         return self.body is not None
 
 
-def parsed(body: bytes) -> Any:
-    """The JSON value, or None if it is not JSON or longer than `MAX_PARSED`."""
-    if len(body) > MAX_PARSED:
+def parsed(body: bytes, limit: int = MAX_PARSED) -> Any:
+    """The JSON value, or None if it is not JSON or longer than `limit` bytes."""
+    if len(body) > limit:
         return None
     try:
         return orjson.loads(body)
@@ -58,7 +63,7 @@ def error_facts(body: bytes) -> ErrorFacts:
     if isinstance(value, list) and value and isinstance(value[0], dict):
         value = value[0]
     if not isinstance(value, dict):
-        text = body[:MAX_JUDGED].decode("utf-8", "replace")
+        text = ends_of((body[:MAX_JUDGED] + body[MAX_JUDGED:][-MAX_JUDGED:]).decode("utf-8", "replace"))
         return ErrorFacts(text, text)
     return _facts(value)
 
@@ -94,7 +99,9 @@ def defect(path: str, head: ResponseHead, body: bytes, value: Any) -> str | None
     content_type = head.content_type
     if content_type == "text/html" or body[:256].lstrip().lower().startswith((b"<!doctype", b"<html")):
         return "HTML instead of an answer"
-    if content_type.startswith(_BINARY_TYPES) or _may_be_text(path, content_type):
+    if content_type.startswith(_MEDIA):
+        return None
+    if content_type and "json" not in content_type and not path.startswith(_JSON_ENDPOINTS):
         return None
     if value is not None:
         return None if isinstance(value, dict | list) else "JSON, but neither an object nor a list"
@@ -104,17 +111,12 @@ def defect(path: str, head: ResponseHead, body: bytes, value: Any) -> str | None
     return None if first + last in (b"{}", b"[]") else "not JSON, or cut short"
 
 
-def _may_be_text(path: str, content_type: str) -> bool:
-    """Transcripts come as plain text, SRT or VTT if asked for so."""
-    return path.startswith("/v1/audio/") and content_type.startswith("text/")
-
-
 def _facts(value: dict[str, Any]) -> ErrorFacts:
     """From `{"error": {…}}`, `{"error": "…"}`, `{"detail": …}`, `{"message": …}` and mixtures of them."""
     error = value.get("error")
     inner: dict[str, Any] = error if isinstance(error, dict) else {}
     field_errors = _field_errors(value.get("detail"))
-    message = _message(value, error, inner, field_errors)[:MAX_JUDGED]
+    message = ends_of(_message(value, error, inner, field_errors))
     names = (inner.get("code"), inner.get("type"), value.get("code"), value.get("error_type"), value.get("type"))
     param = inner.get("param", value.get("param"))
     return ErrorFacts(
@@ -135,7 +137,7 @@ def _message(
         return "; ".join(f"{field}: {', '.join(said)}" for field, said in field_errors.items())
     candidates = (inner.get("message"), error, inner.get("error"), value.get("message"), value.get("detail"))
     found = next((c for c in candidates if isinstance(c, str) and c), None)
-    return found or orjson.dumps(value, default=str)[:MAX_JUDGED].decode("utf-8", "replace")
+    return found or orjson.dumps(value).decode()
 
 
 _STATUS = re.compile(r"[45]\d\d")

@@ -29,7 +29,14 @@ from policies.outcome import ErrorKind, Failure
 
 _IN_STREAM = ResponseHead(200, {})
 #: Kinds that pass, so that the wait their server asks for is worth keeping.
-_PASSING = frozenset({ErrorKind.MODEL_OVERLOADED, ErrorKind.MODEL_LOADING, ErrorKind.GENERATION_FAILED})
+_PASSING = frozenset(
+    {
+        ErrorKind.MODEL_OVERLOADED,
+        ErrorKind.MODEL_LOADING,
+        ErrorKind.GENERATION_FAILED,
+        ErrorKind.BACKEND_UNREACHABLE,
+    }
+)
 _BAD_VALUE = "The model's server refused this value"
 _REFUSALS = frozenset({ErrorKind.INVALID_INPUT, ErrorKind.VALIDATION_ERROR})
 
@@ -64,7 +71,8 @@ class OpenAIDialect:
 
     def classify_frame(self, data: bytes) -> Failure | None:
         """See `Dialect.classify_frame`."""
-        value = parsed(data)
+        # Whole, for it is rare: the Responses API's last event holds the full answer and a harmless `"error": null`.
+        value = parsed(data, limit=len(data))
         if not isinstance(value, dict):
             said = evidence(f"not a JSON object: {data[:400].decode('utf-8', 'replace')}")
             return Failure(ErrorKind.GENERATION_FAILED, said, status=200)

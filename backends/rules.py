@@ -155,7 +155,7 @@ MODEL_UNKNOWN = rule(
 BAD_REQUEST_AS_500: tuple[Rule, ...] = (
     rule(
         r"\b(?:ValueError|ValidationError|TemplateError|NotImplementedError|JSONDecodeError)\b|validation errors? for"
-        r"|\d+ validation errors?|json\.exception\.(?:parse|type|out_of_range)_error"
+        r"|\d{1,4} validation errors?|json\.exception\.(?:parse|type|out_of_range)_error"
         r"|invalid (?:json|request body|value for)|unsupported param"
         r"|must be (?:a |an )?(?:non-negative|positive|strictly|at least|at most|between|in the range|one of|in \["
         r"|in \(|greater|less|string|array|object|integer|boolean)|(?:field|parameter) (?:is )?required"

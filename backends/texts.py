@@ -10,13 +10,19 @@ import re
 
 MAX_EVIDENCE = 500
 MAX_CLIENT_TEXT = 300
-#: Longer texts are cut before a pattern sees them, so that no answer costs more than microseconds to judge.
-MAX_JUDGED = 4096
+#: The patterns cost about a microsecond for each character, on the event loop: longer texts are judged by their ends.
+MAX_JUDGED = 1024
 
 _CREDENTIALS = re.compile(r"(?:\b(?:sk|hf|pk|rk|ghp|xai|gsk)[-_][\w*.-]{3,}|\bbearer\s+\S+|\bAKIA\w{8,})", re.I)
 #: pydantic and vLLM repeat the request's own value: the rest of the text may be a prompt.
 _ECHOED_INPUT = re.compile(r"""(?:,\s*)?(?:['"]?input['"]\s*:|\binput_value=|\binput=).*""", re.S)
 _SPACE = re.compile(r"\s+")
+
+
+def ends_of(text: str) -> str:
+    """A text of at most `MAX_JUDGED` characters: its ends, for a message says it first and a traceback last."""
+    half = MAX_JUDGED // 2
+    return text if len(text) <= MAX_JUDGED else text[: half - 1] + "…" + text[-half:]
 
 
 def without_echo(text: str) -> str:
@@ -26,17 +32,17 @@ def without_echo(text: str) -> str:
 
 def evidence(text: str) -> str:
     """At most `MAX_EVIDENCE` characters for an operator's log: one line, no credentials, no echoed input."""
-    text = _CREDENTIALS.sub("[redacted]", without_echo(text[:MAX_JUDGED]))
+    text = _CREDENTIALS.sub("[redacted]", without_echo(ends_of(text)))
     return _shortened(_SPACE.sub(" ", text).strip(), MAX_EVIDENCE)
 
 
 _NOT_FOR_CLIENTS = re.compile(
     r"""
-      [a-z][a-z0-9+.-]*://                          # an address
+      [a-z][a-z0-9+.-]{0,20}://                     # an address
     | \b\d{1,3}(?:\.\d{1,3}){3}\b                   # IPv4
     | \b(?:[0-9a-f]{1,4}:){3,}                      # IPv6
-    | \b[\w-]+(?:\.[\w-]+)*:\d{2,5}\b               # host:port
-    | \b[\w-]+\.(?:local|internal|lan|svc|corp|cluster)\b
+    | \b[\w-]{1,63}(?:\.[\w-]{1,63}){0,6}:\d{2,5}\b  # host:port
+    | \b[\w-]{1,63}\.(?:local|internal|lan|svc|corp|cluster)\b
     | (?<![\w/.])(?:~|\.{1,2})?(?:/[\w.@+-]+){2,}   # a path
     | \b[a-z]:\\                                    # a Windows path
     | traceback|stack\ trace|\bfile\ "|\bline\ \d+,\ in\b|\.(?:py|cpp|cu|cc|rs|go)\b
@@ -49,15 +55,19 @@ _NOT_FOR_CLIENTS = re.compile(
 )
 _SERVED_PATH = re.compile(r"(?<![\w/])/(?:v1|v2|api|generate|tokenize|detokenize)(?:/[\w-]+)*")
 _NOISE = re.compile(
-    r"\s*\(parameter=.*\)\s*$"  # vLLM: the value once more
-    r"|\s*For further information visit \S+"  # pydantic
-    r"|^\s*(?:Input validation error|Bad request|ValueError|Value error)\s*[:,]\s*",
+    r" ?\(parameter=.*\) ?$"  # vLLM: the value once more
+    r"| ?For further information visit \S+| ?\[type=\w*,? ?$"  # pydantic
+    r"|^(?:Input validation error|Bad request|ValueError|Value error) ?[:,] ?",
     re.I,
 )
 #: vLLM's and FastAPI's dump of pydantic errors: where it was and what was wrong.
 _DUMPED_ERROR = re.compile(
-    r"""['"]loc['"]\s*:\s*(?P<loc>\([^)]*\)|\[[^\]]*\]|'[^']*'|"[^"]*").*?['"]msg['"]\s*:\s*(?P<q>['"])(?P<msg>.*?)(?P=q)""",
-    re.S,
+    r"""
+      ['"]loc['"]\ ?:\ ?(?P<loc>\([^)]{0,200}\)|\[[^\]]{0,200}\]|'[^']{0,200}'|"[^"]{0,200}")
+      .{0,100}?
+      ['"]msg['"]\ ?:\ ?(?P<quote>['"])(?P<msg>.{1,300}?)(?P=quote)
+    """,
+    re.X,
 )
 
 
@@ -67,12 +77,11 @@ def client_safe(text: str) -> str | None:
     None when anything in it looks like an address, a host, a path, a credential or a stack: a reason is dropped
     whole rather than mended, for what a pattern cuts out of an unsafe text is seldom all of it.
     """
-    text = text[:MAX_JUDGED]
+    text = _SPACE.sub(" ", ends_of(text))
     if dumped := _DUMPED_ERROR.search(text):
         where = plain_param(dumped["loc"])
         text = f"{where}: {dumped['msg']}" if where else dumped["msg"]
-    text = _NOISE.sub("", without_echo(text)).strip()
-    text = _SPACE.sub(" ", text)
+    text = _NOISE.sub("", without_echo(text).strip()).strip()
     if not text or not text.isprintable() or _CREDENTIALS.search(text):
         return None
     if _NOT_FOR_CLIENTS.search(_SERVED_PATH.sub("", text)):
@@ -112,37 +121,41 @@ _OVERFLOW = re.compile(
     """,
     re.I | re.X,
 )
-_MAX = re.compile(
+
+
+def _stating(alternatives: str) -> re.Pattern[str]:
+    """A verbose pattern in which each `<n>` captures a number."""
+    return re.compile(alternatives.replace("<n>", r"(\d{1,12})"), re.I | re.X)
+
+
+_MAX = _stating(
     r"""
-      maximum\ (?:context|prompt)\ length\ (?:is|of|\()\ ?(\d+) | maximum\ (?:model|input)\ length\ (?:of|\()\ ?(\d+)
-    | context\ (?:length|size)\ (?:of\ )?\((\d+) | max_model_len=(?:max_total_tokens=)?(\d+)
-    | maximum\ context\ length\ \((\d+) | must\ be\ <=\ (\d+) | must\ have\ less\ than\ (\d+)
-    | >\ (\d+)(?:\ maximum|,|$) | maximum\ allowed\ (?:input\ )?length\ (?:of\ )?\(?(\d+)
-    | batch\ size:\ (\d+) | exceeds\ the\ limit\ of\ (\d+) | with\ (\d+)\ maximum\ context
-    | configured\ limit\ of\ (\d+) | token\ limit:\ (\d+) | tokens\ allowed\ \((\d+) | kv_capacity=(\d+)
-    """,
-    re.I | re.X,
+      maximum\ (?:context|prompt)\ length\ (?:is|of|\()\ ?<n> | maximum\ (?:model|input)\ length\ (?:of|\()\ ?<n>
+    | context\ (?:length|size)\ (?:of\ )?\(<n> | max_model_len=(?:max_total_tokens=)?<n>
+    | maximum\ context\ length\ \(<n> | must\ be\ <=\ <n> | must\ have\ less\ than\ <n>
+    | >\ <n>(?:\ maximum|,|$) | maximum\ allowed\ (?:input\ )?length\ (?:of\ )?\(?<n>
+    | batch\ size:\ <n> | exceeds\ the\ limit\ of\ <n> | with\ <n>\ maximum\ context
+    | configured\ limit\ of\ <n> | token\ limit:\ <n> | tokens\ allowed\ \(<n> | kv_capacity=<n>
+    """
 )
-_INPUT = re.compile(
+_INPUT = _stating(
     r"""
-      (?:contains|has)\ (?:at\ least\ )?(\d+)\ (?:input\ )?tokens | resulted\ in\ (\d+)\ tokens
-    | prompt\ is\ (\d+)\ tokens
-    | \((\d+)\ (?:in\ (?:the\ messages|(?:your|the)\ prompt)|of\ text\ input) | (\d+)\ tokens\ from\ the\ input
-    | (?:input|request|prompt)(?:\ length)?\ \((?:length\ )?(\d+) | (?:prompt|input)\ length\ (?:of\ )?(\d+)
-    | too\ long:\ (\d+)\ tokens | given:\ (\d+)(?:\ `inputs`|\s*$) | context\ limit:\ (\d+)\ \+
-    | requested\ (\d+)\ tokens\ in\ the\ input | token\ count\ (?:of\ )?\(?(\d+) | input_tokens=(\d+)
-    """,
-    re.I | re.X,
+      (?:contains|has)\ (?:at\ least\ )?<n>\ (?:input\ )?tokens | resulted\ in\ <n>\ tokens
+    | prompt\ is\ <n>\ tokens
+    | \(<n>\ (?:in\ (?:the\ messages|(?:your|the)\ prompt)|of\ text\ input) | <n>\ tokens\ from\ the\ input
+    | (?:input|request|prompt)(?:\ length)?\ \((?:length\ )?<n> | (?:prompt|input)\ length\ (?:of\ )?<n>
+    | too\ long:\ <n>\ tokens | given:\ <n>(?:\ `inputs`|\s*$) | context\ limit:\ <n>\ \+
+    | requested\ <n>\ tokens\ in\ the\ input | token\ count\ (?:of\ )?\(?<n> | input_tokens=<n>
+    """
 )
-_OUTPUT = re.compile(
+_OUTPUT = _stating(
     r"""
-      (\d+)\ (?:tokens\ )?(?:in|for)\ the\ completion | requested\ (\d+)\ output\ tokens | and\ (\d+)\ `max_new_tokens`
-    | context\ limit:\ \d+\ \+\ (\d+) | max_(?:completion_|output_|new_)?tokens=(\d+) | is\ too\ large:\ (\d+)
-    | `max_new_tokens`\ must\ be\ <=\ \d+\.\ given:\ (\d+)
-    """,
-    re.I | re.X,
+      <n>\ (?:tokens\ )?(?:in|for)\ the\ completion | requested\ <n>\ output\ tokens | and\ <n>\ `max_new_tokens`
+    | context\ limit:\ \d+\ \+\ <n> | max_(?:completion_|output_|new_)?tokens=<n> | is\ too\ large:\ <n>
+    | (?<!\+\ )`max_new_tokens`\ must\ be\ <=\ \d+\.\ given:\ <n>
+    """
 )
-_CHARACTERS = re.compile(r"contains (\d+) characters", re.I)
+_CHARACTERS = re.compile(r"contains (\d{1,12}) characters", re.I)
 
 
 def context_overflow(text: str) -> dict[str, int] | None:
@@ -153,7 +166,8 @@ def context_overflow(text: str) -> dict[str, int] | None:
     """
     if not _OVERFLOW.search(text):
         return None
-    only_output = "`max_new_tokens` must be" in text and "`inputs`" not in text  # TGI: what was given is the output's length
+    # TGI gives either the input's length or the output's, in the same words.
+    only_output = "`max_new_tokens` must be" in text and "`inputs`" not in text
     found = {
         "input_length": None if only_output else _number(_INPUT, text),
         "max_length": _number(_MAX, text),
@@ -175,7 +189,7 @@ def wait_in_text(text: str) -> float | None:
 
 def _number(pattern: re.Pattern[str], text: str) -> int | None:
     found = pattern.search(text)
-    return int(found[found.lastindex or 0][:12]) if found else None
+    return int(found[found.lastindex or 0]) if found else None
 
 
 def _shortened(text: str, limit: int) -> str:

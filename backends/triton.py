@@ -18,4 +18,6 @@ class TritonDialect(OpenAIDialect):
     rules: ClassVar[tuple[Rule, ...]] = (
         # The model is known, but no version of it is ready to serve: still loading, or being swapped.
         rule(r"^request for unknown model: '[^']*' has no available versions", ErrorKind.MODEL_LOADING),
+        # It ran out of its time in the queue: busy, not slow.
+        rule(r"^request timeout expired", ErrorKind.MODEL_OVERLOADED),
     )

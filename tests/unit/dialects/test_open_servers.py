@@ -1,4 +1,7 @@
-"""SGLang, llama.cpp, TGI, Ollama and Triton: their answers as their sources write them."""
+"""SGLang, llama.cpp, TGI, Ollama and Triton: the words of their sources and of their users' reports.
+
+A row names the version where it is known; the allocators' messages come through whichever server is in front.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +37,8 @@ SGLANG = [
         "0.5 total too long",
         400,
         flat(
-            "Requested token count exceeds the model's maximum context length of 64000 tokens. You requested a total of "
+            "Requested token count exceeds the model's maximum context length of 64000 tokens. You "
+            "requested a total of "
             "71897 tokens: 7897 tokens from the input messages and 64000 tokens for the completion. Please reduce the "
             "number of tokens in the input messages or the completion to fit within the limit."
         ),
@@ -305,7 +309,8 @@ OLLAMA = [
         "prompt too long",
         400,
         {
-            "error": "the prompt is longer than the context length currently available to the model; shorten the prompt, "
+            "error": "the prompt is longer than the context length currently available to the "
+            "model; shorten the prompt, "
             "adjust the context length in settings, or use a model with a longer context length"
         },
         K.CONTEXT_LENGTH_EXCEEDED,
@@ -385,7 +390,7 @@ TRITON = [
         {"blame": Blame.SOFT},
     ),
     ("queue full", 503, {"error": "Exceeds maximum queue size"}, K.MODEL_OVERLOADED, {}),
-    ("queue timeout", 503, {"error": "Request timeout expired"}, K.INFERENCE_TIMEOUT, {}),
+    ("queue timeout", 503, {"error": "Request timeout expired"}, K.MODEL_OVERLOADED, {}),
     (
         "stopping",
         503,
@@ -404,7 +409,8 @@ TRITON = [
         "python backend",
         500,
         {
-            "error": "Failed to process the request(s) for model instance 'sdxl_0', message: OutOfMemoryError: CUDA out "
+            "error": "Failed to process the request(s) for model instance 'sdxl_0', message: "
+            "OutOfMemoryError: CUDA out "
             "of memory. Tried to allocate 1.00 GiB"
         },
         K.OUT_OF_MEMORY,

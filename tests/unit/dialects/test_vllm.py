@@ -1,4 +1,8 @@
-"""vLLM's answers. Rows marked 0.32 were captured from a running server; the others come from the sources named."""
+"""vLLM's answers.
+
+Rows marked 0.32 were captured from a running server; the others are
+wordings of other versions, whose number is the one they were reported with.
+"""
 
 from __future__ import annotations
 
@@ -72,7 +76,8 @@ ROWS = [
         400,
         {
             "object": "error",
-            "message": "'max_tokens' or 'max_completion_tokens' is too large: 5000. This model's maximum context length "
+            "message": "'max_tokens' or 'max_completion_tokens' is too large: 5000. This model's "
+            "maximum context length "
             "is 4096 tokens and your request has 12 input tokens (5000 > 4096 - 12).",
             "type": "BadRequestError",
             "param": None,
@@ -102,7 +107,8 @@ ROWS = [
             "error": {
                 "code": "500",
                 "message": "This model's maximum context length is 8192 tokens. However, you requested 50014 tokens "
-                "(14 in the messages, 50000 in the completion). Please reduce the length of the messages or completion.",
+                "(14 in the messages, 50000 in the completion). Please reduce the length of the "
+                "messages or completion.",
                 "param": "",
                 "type": "OpenAIError",
             }
@@ -248,7 +254,8 @@ ROWS = [
         "torch out of memory",
         500,
         error(
-            "torch.cuda.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of "
+            "torch.cuda.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has "
+            "a total capacity of "
             "79.15 GiB of which 1.02 GiB is free.",
             "InternalServerError",
             code=500,
