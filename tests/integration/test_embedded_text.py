@@ -6,7 +6,7 @@ import asyncio
 import base64
 import json
 import struct
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
@@ -40,7 +40,7 @@ def loaded() -> Loaded:
 async def worker(loaded: Loaded, **engine: Any) -> AsyncIterator[tuple[Client, Engine]]:
     server = TextServer(["tide", "tide-alias"], "0")
     http = TestServer(server.app())
-    await http.start_server(handler_cancellation=True)
+    await http.start_server()
     running = Engine(loaded.model, loaded.tokenizer, **engine)
     async with TestClient(http) as client, server.open(loaded, running):
         yield client, running
@@ -71,6 +71,13 @@ async def stream(client: Client, path: str, body: dict[str, Any]) -> list[dict[s
         *events, done, rest = (await answer.text()).split("\n\n")
     assert (done, rest) == ("data: [DONE]", "")
     return [json.loads(event.removeprefix("data: ")) for event in events]
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Waits for it while the loop runs on. Raises TimeoutError after five seconds."""
+    async with asyncio.timeout(5):
+        while not condition():  # noqa: ASYNC110 - the engine has no event for it
+            await asyncio.sleep(0.005)
 
 
 async def ids_of(client: Client, text: str, **more: Any) -> tuple[list[int], list[int], str]:
@@ -201,7 +208,7 @@ async def test_characters_of_several_tokens_come_whole(client: Client, loaded: L
     euro = loaded.tokenizer.encode("€")
     assert len(euro) > 1
     bias = {str(token): 100 for token in euro}
-    body = chat("Hi", logit_bias=bias, temperature=1, seed=4, max_tokens=40, ignore_eos=True, return_token_ids=True)
+    body = chat("Hi", logit_bias=bias, temperature=1, seed=4, max_tokens=200, ignore_eos=True, return_token_ids=True)
     choices = [frame["choices"][0] for frame in (await stream(client, CHAT, body))[1:]]
     for choice in choices[:-1]:
         whole = b"".join(map(loaded.tokenizer.token_bytes, choice["token_ids"]))
@@ -245,16 +252,13 @@ async def test_a_client_that_leaves_frees_its_place(loaded: Loaded) -> None:
             async with AsyncExitStack() as stack:
                 session = await stack.enter_async_context(ClientSession())
                 leaving = asyncio.create_task(session.post(client.make_url(CHAT), json=endless | {"stream": streamed}))
-                while engine.counters.generation_tokens == 0:
-                    await asyncio.sleep(0.005)
+                await until(lambda: engine.counters.generation_tokens > 0)
                 async with client.post(CHAT, json=chat("Hi")) as refused:
                     assert refused.status == 503
                     assert refused.headers["Retry-After"] == "1"
                     assert (await refused.json())["error"]["type"] == "ServiceUnavailableError"
                 leaving.cancel()
-            async with asyncio.timeout(5):
-                while engine.running:
-                    await asyncio.sleep(0.005)
+            await until(lambda: not engine.running)
             assert engine.counters.generation_tokens < 200
             engine.counters.generation_tokens = 0
         assert engine.counters.finished["abort"] == 2
@@ -343,8 +347,7 @@ async def test_the_worker_tells_how_it_is(client: Client) -> None:
 async def test_a_dead_engine_says_so(loaded: Loaded) -> None:
     async with worker(loaded, tokens_per_second=50) as (client, engine):
         opened = asyncio.create_task(stream(client, CHAT, chat(STORY)))
-        while engine.counters.generation_tokens == 0:
-            await asyncio.sleep(0.005)
+        await until(lambda: engine.counters.generation_tokens > 0)
         engine._die()
         frames = await opened
         assert frames[-1]["error"]["type"] == "InternalServerError"

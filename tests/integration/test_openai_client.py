@@ -102,15 +102,18 @@ async def test_the_gateways_own_refusals_reach_the_client_as_the_right_exception
 
 
 async def test_a_keys_limit_is_a_rate_limit_error() -> None:
-    async with FaultBackend(per_token=0.02) as backend, running_gateway(CONFIG.format(url=backend.url)) as gateway:
-        async with client(gateway) as sdk:
-            stream = await sdk.chat.completions.create(
-                model="tiny", messages=[{"role": "user", "content": "count"}], max_tokens=8, stream=True
-            )
-            with pytest.raises(openai.RateLimitError) as caught:
-                await ask(gateway)
-            check(caught.value, "rate_limited", retry=True)
-            await stream.close()
+    async with (
+        FaultBackend(per_token=0.02) as backend,
+        running_gateway(CONFIG.format(url=backend.url)) as gateway,
+        client(gateway) as sdk,
+    ):
+        stream = await sdk.chat.completions.create(
+            model="tiny", messages=[{"role": "user", "content": "count"}], max_tokens=8, stream=True
+        )
+        with pytest.raises(openai.RateLimitError) as caught:
+            await ask(gateway)
+        check(caught.value, "rate_limited", retry=True)
+        await stream.close()
 
 
 async def test_the_clients_deadline_is_an_error_that_it_should_not_retry() -> None:
@@ -121,13 +124,18 @@ async def test_the_clients_deadline_is_an_error_that_it_should_not_retry() -> No
         check(caught.value, "deadline_exceeded", retry=False)
 
 
+async def collect(stream: Any, pieces: list[str]) -> None:
+    """Adds the text of each chunk to `pieces`, which keeps what came before an error."""
+    async for chunk in stream:
+        pieces.append(chunk.choices[0].delta.content or "")  # noqa: PERF401 - extend would lose it
+
+
 async def test_a_broken_stream_raises_and_never_looks_whole() -> None:
     async with FaultBackend() as backend, running_gateway(CONFIG.format(url=backend.url)) as gateway:
         backend.inject(fault("silent_cut", after=3))
-        pieces = []
+        pieces: list[str] = []
         with pytest.raises(openai.APIError) as caught:
-            async for chunk in await ask(gateway, stream=True):
-                pieces.append(chunk.choices[0].delta.content or "")
+            await collect(await ask(gateway, stream=True), pieces)
         assert "".join(pieces) == count_text(1, 3)
         assert caught.value.code == "generation_failed"
 

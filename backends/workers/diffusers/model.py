@@ -26,7 +26,7 @@ class PromptEncoder(ModelMixin, ConfigMixin):  # type: ignore[misc]
 
     @register_to_config  # type: ignore[untyped-decorator]
     def __init__(self, slots: int = len(SLOTS), words: int = 1 + max(map(len, SLOTS)), width: int = WIDTH) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.words = words
         self.table = torch.nn.Embedding(slots * words, width)
         self.register_buffer("offsets", torch.arange(slots) * words, persistent=False)
@@ -44,7 +44,7 @@ class PromptEncoder(ModelMixin, ConfigMixin):  # type: ignore[misc]
 
 def new_unet() -> UNet2DConditionModel:
     """The denoiser, about 2.5 million parameters: latents (batch, 48, 16, 16)."""
-    return UNet2DConditionModel(
+    unet: UNet2DConditionModel = UNet2DConditionModel(
         sample_size=GRID,
         in_channels=CHANNELS,
         out_channels=CHANNELS,
@@ -60,17 +60,19 @@ def new_unet() -> UNet2DConditionModel:
         projection_class_embeddings_input_dim=WIDTH * len(SLOTS),
         resnet_time_scale_shift="scale_shift",
     )
+    return unet
 
 
 def new_scheduler() -> DDIMScheduler:
     """The noise schedule, for training and sampling alike."""
-    return DDIMScheduler(
+    scheduler: DDIMScheduler = DDIMScheduler(
         num_train_timesteps=1000,
         beta_schedule="squaredcos_cap_v2",
         prediction_type="sample",
         clip_sample=True,
         timestep_spacing="trailing",
     )
+    return scheduler
 
 
 def to_patches(images: torch.Tensor) -> torch.Tensor:

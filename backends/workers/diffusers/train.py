@@ -1,6 +1,6 @@
 """Trains the built-in image model on generated pictures, on one CPU core.
 
-`python -m backends.workers.diffusers.train [--minutes 13] [--seed 7] [--out DIR]`
+`python -m backends.workers.diffusers.train [--minutes 22] [--seed 7] [--out DIR]`
 """
 
 import argparse
@@ -73,18 +73,18 @@ def train(minutes: float, seed: int, out: Path) -> None:
     step, total = 0, 0.0
     while (done := (time.monotonic() - started) / (60 * minutes)) < 1:
         for group in optimizer.param_groups:
-            group["lr"] = _PEAK_RATE * min(1.0, (step + 1) / _WARMUP_STEPS) * (0.02 + 0.49 * (1 + math.cos(math.pi * done)))
+            group["lr"] = _PEAK_RATE * _schedule(step, done)
         chosen = torch.randint(len(images), (_BATCH,))
         clean = to_patches(images[chosen].float() / 127.5 - 1)
         timesteps = torch.randint(1000, (_BATCH,))
-        noisy = scheduler.add_noise(clean, torch.randn_like(clean), timesteps)
+        noisy = scheduler.add_noise(clean, torch.randn_like(clean), timesteps)  # type: ignore[arg-type]
         predicted = predict(networks.unet, noisy, timesteps, networks.encoder(with_dropped_slots(slots[chosen])))
         kept = scheduler.alphas_cumprod[timesteps]
         # The error in the velocity is the error in the image times 1 / (1 - alpha); clipped, as in Hang et al. 2023.
         weight = (1 / (1 - kept)).clamp(max=_MAX_WEIGHT)
         loss = (weight * (predicted - clean).square().mean(dim=(1, 2, 3))).mean()
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(networks.parameters(), 1.0)
         optimizer.step()
         step, total = step + 1, total + loss.item()
@@ -100,9 +100,14 @@ def train(minutes: float, seed: int, out: Path) -> None:
     save(averaged, out)
 
 
+def _schedule(step: int, done: float) -> float:
+    """Warm-up, then a cosine from 1 to 0.02 as `done` goes from 0 to 1."""
+    return min(1.0, (step + 1) / _WARMUP_STEPS) * (0.02 + 0.49 * (1 + math.cos(math.pi * done)))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--minutes", type=float, default=13)
+    parser.add_argument("--minutes", type=float, default=22)
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--out", type=Path, default=MODEL_DIR)
     arguments = parser.parse_args()

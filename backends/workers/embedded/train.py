@@ -1,6 +1,6 @@
 """Makes the models of this package from text the package generates: `python -m backends.workers.embedded.train`.
 
-The same seed gives the same text and the same start. One CPU thread; `tide` takes some 15 minutes, `tide-mini` 5.
+The same seed gives the same text and the same start. One CPU thread; `tide` takes some 20 minutes, `tide-mini` 8.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Recipe:
 
 _TIDE = ModelConfig(VOCABULARY, 192, 512, 6, 6, 2, CONTEXT)
 _MINI = ModelConfig(VOCABULARY, 128, 352, 4, 4, 2, CONTEXT)
-RECIPES = {"tide": Recipe(_TIDE, steps=850), "tide-mini": Recipe(_MINI, steps=700)}
+RECIPES = {"tide": Recipe(_TIDE, steps=1200), "tide-mini": Recipe(_MINI, steps=1000)}
 
 
 def train_tokenizer(seed: int, samples: int = 12000) -> ChatTokenizer:
