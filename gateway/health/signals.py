@@ -19,18 +19,20 @@ class LoadSignals:
     generation_tokens: float | None = None
 
 
-# Names by server: vLLM (the older one of the KV cache too), SGLang, llama.cpp, TGI.
+# Names by server: vLLM (the older one of the KV cache too), SGLang, llama.cpp, TGI, our image worker.
 _RUNNING = (
     b"vllm:num_requests_running",
     b"sglang:num_running_reqs",
     b"llamacpp:requests_processing",
     b"tgi_batch_current_size",
+    b"diffusers_requests_running",
 )
 _WAITING = (
     b"vllm:num_requests_waiting",
     b"sglang:num_queue_reqs",
     b"llamacpp:requests_deferred",
     b"tgi_queue_size",
+    b"diffusers_requests_waiting",
 )
 _KV_CACHE = (
     b"vllm:kv_cache_usage_perc",

@@ -4,6 +4,7 @@ Diffusion as in Ho et al. 2020 with DDIM sampling (Song et al. 2021), the clean 
 schedule of Nichol and Dhariwal 2021, and classifier-free guidance (Ho and Salimans 2022).
 """
 
+import math
 from pathlib import Path
 
 import torch
@@ -17,6 +18,7 @@ from backends.workers.diffusers.corpus import SIZE, SLOTS, slots_of
 PATCH = 4
 GRID = SIZE // PATCH
 CHANNELS = 3 * PATCH * PATCH
+POSITIONS = 6
 WIDTH = 64
 MODEL_DIR = Path(__file__).parent / "models" / "shoal"
 
@@ -43,10 +45,10 @@ class PromptEncoder(ModelMixin, ConfigMixin):  # type: ignore[misc]
 
 
 def new_unet() -> UNet2DConditionModel:
-    """The denoiser, about 2.5 million parameters: latents (batch, 48, 16, 16)."""
+    """The denoiser, about 2.5 million parameters: latents and positions (batch, 48 + 6, 16, 16)."""
     unet: UNet2DConditionModel = UNet2DConditionModel(
         sample_size=GRID,
-        in_channels=CHANNELS,
+        in_channels=CHANNELS + POSITIONS,
         out_channels=CHANNELS,
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
@@ -85,10 +87,20 @@ def to_pixels(patches: torch.Tensor) -> torch.Tensor:
     return torch.nn.functional.pixel_shuffle(patches, PATCH)
 
 
+def positions(grid: int, device: torch.device) -> torch.Tensor:
+    """Where each patch lies, (6, grid, grid): convolutions alone learn places slowly (CoordConv, Liu et al. 2018)."""
+    y, x = torch.meshgrid(*[torch.linspace(-1, 1, grid, device=device)] * 2, indexing="ij")
+    waves = [wave(math.pi * axis) for axis in (x, y) for wave in (torch.sin, torch.cos)]
+    return torch.stack([x, y, *waves])
+
+
 def predict(
     unet: UNet2DConditionModel, noisy: torch.Tensor, timesteps: torch.Tensor | int, embedded: torch.Tensor
 ) -> torch.Tensor:
     """The predicted clean patches for noisy ones, given prompt embeddings."""
-    answer = unet(noisy, timesteps, encoder_hidden_states=embedded, class_labels=embedded.flatten(1), return_dict=False)
+    placed = torch.cat([noisy, positions(GRID, noisy.device).expand(len(noisy), -1, -1, -1)], dim=1)
+    answer = unet(
+        placed, timesteps, encoder_hidden_states=embedded, class_labels=embedded.flatten(1), return_dict=False
+    )
     predicted: torch.Tensor = answer[0]
     return predicted
