@@ -8,7 +8,7 @@ import os
 import sys
 from pathlib import Path
 
-from backends.workers.supervisor import Supervisor, WorkerFailedError, WorkerSnapshot, WorkerSpec
+from backends.workers.supervisor import Supervisor, WorkerFailedError, WorkerSnapshot, WorkerSpec, WorkerState
 
 _HOST = "127.0.0.1"
 #: Each answer's pace, so that a person can watch a stream and break it.
@@ -26,8 +26,10 @@ def specs() -> list[WorkerSpec]:
     return [*workers, _spec("shoal", _IMAGE_PORT, ["diffusers"])]
 
 
-def _spec(name: str, port: int, arguments: list[str]) -> WorkerSpec:
+def _spec(name: str, usual_port: int, arguments: list[str]) -> WorkerSpec:
     module, *options = arguments
+    # The variables that the shipped gateway.yaml reads.
+    port = int(os.environ.get(f"SEAWALL_{name.upper().replace('-', '_')}_PORT", usual_port))
     argv = [sys.executable, "-m", f"backends.workers.{module}", *options, "--host", _HOST, "--port", str(port)]
     env = {"PYTHONUNBUFFERED": "1"}
     return WorkerSpec(name=name, argv=argv, env=env, health_url=f"http://{_HOST}:{port}/health", ready_timeout=180.0)
@@ -55,10 +57,12 @@ async def _run(port: int | None, config: Path) -> int:
 
     print("Starting three text workers and one image worker on the CPU (some 10 seconds) ...", flush=True)
     async with Supervisor(specs(), on_line=_print_line, on_change=_print_change) as supervisor:
-        try:
-            await supervisor.wait_ready()
-        except WorkerFailedError as error:
-            print(error, file=sys.stderr)
+        settled = (WorkerState.READY, WorkerState.FAILED)
+        workers = await supervisor.wait_until(lambda all_: all(one.state in settled for one in all_))
+        failed = [worker for worker in workers if worker.state is WorkerState.FAILED]
+        for worker in failed:  # the others serve on: that is what the gateway is for
+            print(WorkerFailedError(worker), file=sys.stderr)
+        if len(failed) == len(workers):
             return 1
         return await serve(config, port, on_ready=lambda url: print(_welcome(url, supervisor), flush=True))
 
