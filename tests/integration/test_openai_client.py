@@ -27,6 +27,10 @@ policies:
 """
 
 FILTERED = b'{"error":{"message":"The response was filtered.","type":null,"param":"prompt","code":"content_filter"}}'
+BAD_PARAMETER = (
+    b'{"error":{"message":"temperature must be non-negative, got -3.0. (parameter=temperature, value=-3.0)",'
+    b'"type":"BadRequestError","param":"temperature","code":400}}'
+)
 NO_WEIGHTS = Fault(FaultKind.RESPOND, status=503, body=b'{"error":"model failed to load"}')
 
 
@@ -45,6 +49,8 @@ async def ask(gateway: RunningGateway, key: str = "good-key", **fields: Any) -> 
 FROM_BACKEND = [
     ("context_length", openai.BadRequestError, "context_length_exceeded", False),
     (Fault(FaultKind.RESPOND, status=400, body=FILTERED), openai.BadRequestError, "content_filtered", False),
+    (Fault(FaultKind.RESPOND, status=400, body=BAD_PARAMETER), openai.BadRequestError, "invalid_input", False),
+    (NO_WEIGHTS, openai.InternalServerError, "model_loading_failed", False),
     ("internal_error", openai.InternalServerError, "generation_failed", True),
     ("kill", openai.InternalServerError, "backend_unreachable", True),
     ("overloaded", openai.InternalServerError, "model_overloaded", True),
