@@ -16,21 +16,26 @@ from gateway.observe.metrics import EndpointMetrics
 from gateway.upstream.pool import Pool
 from policies.breaker import BreakerSettings, CircuitBreaker, Permit, SlowCallSettings, State, Verdict
 from policies.outcome import Blame, Failure
+from policies.outlier import slow_start
 
 #: Seconds that a busy endpoint is left alone when it did not say for how long, and at most.
 DEFAULT_PAUSE = 1.0
 MAX_PAUSE = 60.0
+#: Seconds in which an endpoint whose circuit has closed comes back to its full weight, and the share it begins with.
+SLOW_START = 10.0
+_FIRST_SHARE = 0.1
 _ANTHROPIC_VERSION = "2023-06-01"
 
 
 class Endpoint:
     """State of one endpoint; survives a reload while its configuration stays the same.
 
-    `in_flight` counts attempts. `away_until` (loop time) is how long it asked to be left alone. `healthy` is the active
+    `in_flight` counts attempts. `weight` is its present share of traffic. `away_until` (loop time) is how long it asked to be left alone. `healthy` is the active
     probes' view, true until they say otherwise; `waiting` and `kv_cache` (0 to 1) are its own gauges, when scraped.
     """
 
     __slots__ = (
+        "_returning",
         "away_until",
         "base_path",
         "breaker",
@@ -81,6 +86,7 @@ class Endpoint:
             server_name=config.tls.server_name or url.hostname,
         )
         self.weight = float(config.weight)
+        self._returning = False
         self.in_flight = 0
         self.away_until = 0.0
         self.healthy = True
@@ -93,8 +99,15 @@ class Endpoint:
 
     def usable(self, now: float) -> bool:
         """Whether it may be asked now: healthy, below its own limit, its circuit not open."""
+        if self._returning:
+            self._return(now)
         limit = self.config.max_concurrency
         return self.healthy and (limit is None or self.in_flight < limit) and self.breaker.allows(now)
+
+    def busy(self, now: float) -> bool:
+        """Whether it may be asked now but for being at its limit."""
+        limit = self.config.max_concurrency
+        return limit is not None and self.in_flight >= limit and self.healthy and self.breaker.allows(now)
 
     def load(self, now: float) -> float:
         """Requests it has per unit of weight, those that wait inside it counted."""
@@ -107,10 +120,10 @@ class Endpoint:
 
     # -- attempts ------------------------------------------------------------------------------------------------------
 
-    def begin(self, now: float) -> Permit | None:
-        """An attempt starts."""
+    def begin(self, now: float, *, early: bool = False) -> Permit | None:
+        """An attempt starts; an `early` one although the circuit is open."""
         self.in_flight += 1
-        return self.breaker.acquire(now)
+        return self.breaker.acquire_early(now) if early else self.breaker.acquire(now)
 
     def end(self, permit: Permit | None, failure: Failure | None, seconds: float, now: float) -> None:
         """An attempt is over; `seconds` to its first token or whole answer."""
@@ -170,7 +183,13 @@ class Endpoint:
         }
 
     def _changed(self, state: State) -> None:
+        self._returning = state is State.CLOSED
         self.on_transition(state)
+
+    def _return(self, now: float) -> None:
+        share = slow_start(self.breaker.closed_at, now, SLOW_START, _FIRST_SHARE)
+        self.weight = float(self.config.weight) * share
+        self._returning = share < 1.0
 
 
 def _settings(policy: CircuitBreakerPolicy) -> BreakerSettings:

@@ -27,7 +27,7 @@ from gateway.validation.errors import InvalidRequest
 from gateway.validation.facts import check_limits
 from policies.deadline import parse_timeout
 from policies.outcome import ErrorKind, Failure
-from policies.plan import Choice
+from policies.plan import LAST_RESORT, Choice
 
 
 class Pipeline:
@@ -198,7 +198,8 @@ class Pipeline:
             lines += b"x-request-timeout: %.3f\r\n" % max(0.001, ctx.deadline - now)
         target = endpoint.base_path + ctx.target()
         head = request_head(ctx.request.method, target, endpoint.head_lines, lines, len(body) if body else None)
-        attempt = Attempt(candidate, ctx.api_path, head, body, race.settle, endpoint.begin(now))
+        permit = endpoint.begin(now, early=choice.why == LAST_RESORT)
+        attempt = Attempt(candidate, ctx.api_path, head, body, race.settle, permit)
         ctx.attempts.append(
             AttemptRecord(endpoint.name, candidate.model or ctx.model, len(ctx.attempts) + 1, choice.why, now, attempt)
         )

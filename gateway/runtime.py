@@ -17,7 +17,9 @@ from gateway.native import GENERATE_IMAGE
 from gateway.routing import RouteTable
 from gateway.validation.facts import Limits
 from policies.balance import Balancer, make_balancer
+from policies.breaker import CircuitBreaker
 from policies.budget import BudgetSettings, RetryBudget
+from policies.outlier import last_resort
 from policies.plan import AttemptPlan
 from policies.retry import Backoff, BackoffSettings
 
@@ -53,8 +55,15 @@ class Candidate:
     def weight(self) -> float:
         return self.endpoint.weight
 
+    @property
+    def breaker(self) -> CircuitBreaker:
+        return self.endpoint.breaker
+
     def load(self, now: float) -> float:
         return self.endpoint.load(now)
+
+    def busy(self, now: float) -> bool:
+        return self.endpoint.busy(now)
 
     def usable(self, now: float) -> bool:
         return self.endpoint.usable(now)
@@ -134,6 +143,7 @@ class Route:
             withdraw=self.budget.try_withdraw,
             pick=self._pick if affinity is None else partial(self._pick, key=affinity),
             deadline=deadline,
+            ejected=self._ejected,
         )
 
     def retry_after(self, now: float) -> float | None:
@@ -141,6 +151,11 @@ class Route:
         waits = [c.endpoint.retry_after(now) for tier in self.tiers for c in tier]
         known = [wait for wait in waits if wait is not None]
         return min(known) if known else None
+
+    def _ejected(self, tier: Sequence[Candidate], now: float) -> Sequence[Candidate]:
+        """Those with an open circuit that may be tried. What active probes find down is neither tried nor counted."""
+        alive = [candidate for candidate in tier if candidate.endpoint.healthy]
+        return last_resort(alive, now, self.policy.circuit_breaker.max_ejected)
 
     def _wait(self, number: int) -> float:
         return self._backoff.delay(number, self._random.random)

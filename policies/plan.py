@@ -3,7 +3,8 @@
 Rules: the first attempt, and the first in each further tier, is always granted; every other one counts against
 `attempts` and needs a withdrawal from the retry budget, shared with hedges and resumes. An untried endpoint comes first
 and needs no wait; going back to a tried one waits for the backoff and its `Retry-After`. An endpoint that stayed silent
-is never asked again, a tier that was left never entered again.
+is never asked again, a tier that was left never entered again. When nobody else is left and more of a tier are ejected
+than may be, one of the ejected is asked.
 """
 
 from __future__ import annotations
@@ -17,6 +18,10 @@ from policies.outcome import Elsewhere, ErrorKind, Failure
 _SILENT = frozenset({ErrorKind.INFERENCE_TIMEOUT})
 #: Tried elsewhere although they are not in `retry.on`: another endpoint may well have room, or the model.
 _ALWAYS_ELSEWHERE = frozenset({ErrorKind.OUT_OF_MEMORY, ErrorKind.MODEL_LOADING_FAILED, ErrorKind.MODEL_NOT_FOUND})
+#: Reasons of attempts that need no budget: the first of a request, and of each further tier.
+_GRANTED = frozenset({"primary", "fallback"})
+#: The reason of an attempt at an endpoint whose circuit is open.
+LAST_RESORT = "last_resort"
 
 
 class Target(Protocol):
@@ -27,6 +32,9 @@ class Target(Protocol):
 
     def usable(self, now: float) -> bool:
         """Whether it may be asked at all now: healthy, circuit not open, below its limit."""
+
+    def busy(self, now: float) -> bool:
+        """Whether it may be asked but for being at its limit."""
 
     def away_until(self) -> float:
         """Until when it asked to be left alone; in the past when it did not."""
@@ -51,6 +59,7 @@ class AttemptPlan(Generic[T]):
         "_attempts",
         "_backoff",
         "_deadline",
+        "_ejected",
         "_last",
         "_max_attempts",
         "_min_context",
@@ -75,9 +84,11 @@ class AttemptPlan(Generic[T]):
         withdraw: Callable[[float], bool],
         pick: Callable[[Sequence[T], float], T],
         deadline: float,
+        ejected: Callable[[Sequence[T], float], Sequence[T]] = lambda tier, now: (),
     ) -> None:
         """`backoff(n)` is the wait in seconds before the n-th return to a tried endpoint (from 1); `withdraw(now)`
-        takes one retry from the budget; `pick` is the balancer; `deadline` ends the request."""
+        takes one retry from the budget; `pick` is the balancer; `deadline` ends the request; `ejected(tier, now)` are
+        endpoints with an open circuit that may be tried all the same."""
         self._tiers = tiers
         self._max_attempts = max_attempts
         self._on = on
@@ -85,6 +96,7 @@ class AttemptPlan(Generic[T]):
         self._withdraw = withdraw
         self._pick = pick
         self._deadline = deadline
+        self._ejected = ejected
         self._tier = 0
         self._tried: list[T] = []
         self._silent: list[T] = []
@@ -100,22 +112,21 @@ class AttemptPlan(Generic[T]):
         return self._tier
 
     def next(self, now: float) -> Choice[T] | None:
-        """The next attempt, or None when there is nowhere left to go."""
-        last = self._last
-        if last is not None and last.elsewhere is Elsewhere.NO:
+        """The next attempt, or None when there is nowhere to go now. None changes nothing: it may be asked again."""
+        if not self._may_go_on():
             return None
-        while self._tier < len(self._tiers):
-            choice = self._within_tier(now)
+        for tier in range(self._tier, len(self._tiers)):
+            choice = self._within(tier, now)
             if choice is not None:
-                self._attempts += 1
-                if choice.target not in self._tried:
-                    self._tried.append(choice.target)
-                return choice
-            if self._tier + 1 == len(self._tiers):
-                return None
-            self._tier += 1
-            self._tried = []
-        return None
+                return self._taken(tier, choice)
+        return self._from_ejected(now)
+
+    def may_wait(self, now: float) -> bool:
+        """Whether an endpoint that `next` would choose is only at its limit."""
+        return self._may_go_on() and any(
+            self._granted(tier, self._open([t for t in self._tiers[tier] if t.busy(now)])) is not None
+            for tier in range(self._tier, len(self._tiers))
+        )
 
     def beside(self, now: float, running: Sequence[T]) -> Choice[T] | None:
         """Another endpoint to ask while the running ones are slow; None when there is none or no budget."""
@@ -132,32 +143,75 @@ class AttemptPlan(Generic[T]):
             known = stated if isinstance(stated, int) else target.context_length
             self._min_context = max(self._min_context, (known or 0) + 1)
 
-    def _within_tier(self, now: float) -> Choice[T] | None:
-        last = self._last
-        open_ = [t for t in self._tiers[self._tier] if t not in self._silent and t.usable(now) and self._fits(t)]
+    # -- who may be asked ----------------------------------------------------------------------------------------------
+
+    def _may_go_on(self) -> bool:
+        return self._last is None or self._last.elsewhere is not Elsewhere.NO
+
+    def _open(self, targets: Sequence[T]) -> list[T]:
+        """Those of a tier's targets that this request may go to."""
+        return [target for target in targets if target not in self._silent and self._fits(target)]
+
+    def _granted(self, tier: int, open_: list[T]) -> tuple[list[T], str] | None:
+        """Which of these the next attempt may go to, and why; None when the tier has had its share. But for budget."""
         if not open_:
             return None
-        if not self._tried:  # the tier's first attempt
-            why = "primary" if self._tier == 0 else "fallback"
-            return self._choice(open_, now, 0.0, why)
+        if tier != self._tier or not self._tried:  # the tier's first attempt
+            return open_, "primary" if tier == 0 else "fallback"
+        last = self._last
         if last is not None and last.elsewhere in (Elsewhere.NEXT_TIER, Elsewhere.LONGER_CONTEXT):
             return None
         fresh = [target for target in open_ if target not in self._tried]
         retryable = last is None or last.kind in self._on or (bool(fresh) and last.kind in _ALWAYS_ELSEWHERE)
         if not retryable or self._attempts >= self._max_attempts:
             return None
-        if fresh:
-            choice = self._choice(fresh, now, 0.0, "retry")
-        else:
-            choice = self._choice(open_, now, self._backoff(self._returns + 1), "retry_same")
-        if choice is None:
+        return (fresh, "retry") if fresh else (open_, "retry_same")
+
+    def _within(self, tier: int, now: float) -> Choice[T] | None:
+        granted = self._granted(tier, self._open([t for t in self._tiers[tier] if t.usable(now)]))
+        if granted is None:
             return None
-        if not self._withdraw(now):
-            self.budget_exhausted = True
+        targets, why = granted
+        returns = why == "retry_same"
+        choice = self._choice(targets, now, self._backoff(self._returns + 1) if returns else 0.0, why)
+        if choice is None or why in _GRANTED:
+            return choice
+        if not self._paid(now):
             return None
-        if not fresh:
-            self._returns += 1
+        self._returns += returns
         return choice
+
+    def _from_ejected(self, now: float) -> Choice[T] | None:
+        """An endpoint whose circuit is open, where more of a tier are out than may be: nothing else can be asked."""
+        last = self._last
+        if self._attempts and (
+            self._attempts >= self._max_attempts
+            or (last is not None and (last.elsewhere is not Elsewhere.YES or last.kind not in self._on))
+        ):
+            return None
+        for tier in range(self._tier, len(self._tiers)):
+            targets = self._open(self._ejected(self._tiers[tier], now))
+            if targets:
+                choice = self._choice(targets, now, 0.0, LAST_RESORT)
+                if choice is None or (self._attempts and not self._paid(now)):
+                    return None
+                return self._taken(tier, choice)
+        return None
+
+    def _taken(self, tier: int, choice: Choice[T]) -> Choice[T]:
+        if tier != self._tier:
+            self._tier = tier
+            self._tried = []
+        self._attempts += 1
+        if choice.target not in self._tried:
+            self._tried.append(choice.target)
+        return choice
+
+    def _paid(self, now: float) -> bool:
+        if self._withdraw(now):
+            return True
+        self.budget_exhausted = True
+        return False
 
     def _choice(self, targets: list[T], now: float, delay: float, why: str) -> Choice[T] | None:
         """Those that did not ask to be left alone first; else the soonest back, if it is back before the deadline."""

@@ -191,3 +191,36 @@ async def test_the_clients_authorization_is_not_passed_on() -> None:
     async with stack(primaries=1) as (gateway, (backend,)):
         await gateway.chat(headers={"Authorization": "Bearer sk-client"})
         assert "authorization" not in next(iter(backend.log.to("/v1/chat/completions"))).headers
+
+
+async def test_when_all_are_ejected_one_that_is_back_is_found_within_a_second() -> None:
+    policy = POLICY.replace("open_for: 200ms", "open_for: 30s, max_ejected: 0.5")
+    async with stack(policy=policy) as (gateway, backends):
+        for backend in backends:
+            backend.inject("internal_error")
+        while any(e.breaker.allows(monotonic()) for e in gateway.gateway.runtime.endpoints.values()):
+            assert (await gateway.chat()).status != 200
+        asked = sum(len(list(backend.log.to("/v1/chat/completions"))) for backend in backends)
+        assert {(await gateway.chat()).status for _ in range(20)} <= {502, 503}
+        assert sum(len(list(backend.log.to("/v1/chat/completions"))) for backend in backends) <= asked + len(backends)
+        backends[1].heal()
+        for _ in range(250):
+            if (answer := await gateway.chat()).status == 200:
+                break
+            await asyncio.sleep(0.02)
+        assert answer.headers["x-seawall-backend"] == "b1"
+        name = answer.headers["x-correlation-id"]
+        assert (await gateway.get(f"/requests/{name}")).json["attempts"][-1]["why"] == "last_resort"
+        assert (await gateway.chat()).status == 200
+
+
+async def test_an_endpoint_whose_circuit_has_closed_comes_back_gradually() -> None:
+    async with stack() as (gateway, (bad, _)):
+        endpoint = gateway.gateway.runtime.endpoints["b0"]
+        bad.inject(fault("internal_error", times=5))
+        while endpoint.breaker.closed_at == float("-inf"):
+            assert (await gateway.chat()).status == 200
+        await gateway.chat()
+        assert endpoint.weight < 0.5
+        assert endpoint.usable(endpoint.breaker.closed_at + 10.0)
+        assert endpoint.weight == 1.0

@@ -29,9 +29,13 @@ class Place:
     context_length: int | None = None
     open: bool = True
     away: float = 0.0
+    full: bool = False
 
     def usable(self, now: float) -> bool:
-        return self.open
+        return self.open and not self.full
+
+    def busy(self, now: float) -> bool:
+        return self.open and self.full
 
     def away_until(self) -> float:
         return self.away
@@ -51,7 +55,12 @@ class Budget:
 
 
 def plan(
-    tiers: Sequence[Sequence[Place]], *, attempts: int = 3, budget: Budget | None = None, deadline: float = 100.0
+    tiers: Sequence[Sequence[Place]],
+    *,
+    attempts: int = 3,
+    budget: Budget | None = None,
+    deadline: float = 100.0,
+    ejected: Sequence[Place] = (),
 ) -> AttemptPlan[Place]:
     return AttemptPlan(
         tiers,
@@ -61,6 +70,7 @@ def plan(
         withdraw=(budget or Budget()).withdraw,
         pick=lambda places, now: places[0],
         deadline=deadline,
+        ejected=lambda tier, now: [place for place in tier if place in ejected],
     )
 
 
@@ -137,6 +147,64 @@ def test_an_endpoint_that_asked_for_a_pause_is_passed_over_or_waited_for() -> No
 def test_a_tier_without_a_usable_endpoint_is_skipped() -> None:
     tiers = [[Place("a", open=False)], [Place("b")]]
     assert walk(plan(tiers, attempts=1), BROKEN) == [("b", 0.0, "fallback")]
+
+
+def test_none_changes_nothing_so_that_it_may_be_asked_again() -> None:
+    a, b = Place("a", full=True), Place("b", full=True)
+    wanted = plan([[a], [b]])
+    assert wanted.next(0.0) is None
+    a.full = False
+    choice = wanted.next(1.0)
+    assert choice is not None
+    assert (choice.target, choice.why) == (a, "primary")
+
+
+@pytest.mark.parametrize(
+    ("tiers", "waits"),
+    [
+        ([[Place("a", full=True)]], True),
+        ([[Place("a", open=False)]], False),
+        ([[Place("a", open=False)], [Place("b", full=True)]], True),
+        ([[]], False),
+    ],
+)
+def test_waiting_is_worth_it_only_for_an_endpoint_at_its_limit(tiers: list[list[Place]], waits: bool) -> None:
+    assert plan(tiers).may_wait(0.0) is waits
+
+
+@pytest.mark.parametrize(
+    ("attempts", "kind", "waits"),
+    [
+        (3, ErrorKind.GENERATION_FAILED, True),
+        (1, ErrorKind.GENERATION_FAILED, False),
+        (3, ErrorKind.INVALID_INPUT, False),
+        (3, ErrorKind.MODEL_NOT_FOUND, False),
+    ],
+)
+def test_after_a_failure_waiting_is_worth_it_only_where_a_retry_is_due(
+    attempts: int, kind: ErrorKind, waits: bool
+) -> None:
+    a = Place("a")
+    wanted = plan([[a, Place("b", full=True)]], attempts=attempts)
+    assert wanted.next(0.0) is not None
+    wanted.failed(a, Failure(kind))
+    assert wanted.may_wait(0.0) is waits
+
+
+def test_the_ejected_are_asked_only_when_nobody_else_can_be() -> None:
+    a, b, c = Place("a", open=False), Place("b", open=False), Place("c")
+    assert walk(plan([[a, b], [c]], ejected=[a, b]), BROKEN)[0] == ("c", 0.0, "fallback")
+    assert walk(plan([[a, b]], ejected=[b]), BROKEN)[0] == ("b", 0.0, "last_resort")
+    assert walk(plan([[a, b]]), BROKEN) == []
+
+
+def test_further_ones_of_the_ejected_are_retries() -> None:
+    places = [Place(name, open=False) for name in "abcde"]
+    budget = Budget(left=1)
+    assert len(walk(plan([places], attempts=5, ejected=places, budget=budget), BROKEN)) == 2
+    assert len(walk(plan([places], attempts=3, ejected=places), BROKEN)) == 3
+    assert len(walk(plan([places], ejected=places), Failure(ErrorKind.INVALID_INPUT))) == 1
+    assert len(walk(plan([places], ejected=places), Failure(ErrorKind.OUT_OF_MEMORY))) == 1
 
 
 def test_beside_a_slow_attempt_only_another_endpoint_is_asked() -> None:
