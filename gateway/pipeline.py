@@ -23,11 +23,12 @@ from gateway.runtime import Candidate, Route, Runtime
 from gateway.services import Services
 from gateway.upstream.request import correlation_lines, passed_on, request_head
 from gateway.validation.body import parse_body
+from gateway.validation.content_encoding import decoded
 from gateway.validation.errors import InvalidRequest
 from gateway.validation.facts import check_limits
 from policies.deadline import parse_timeout
 from policies.outcome import ErrorKind, Failure
-from policies.plan import LAST_RESORT, Choice
+from policies.plan import LAST_RESORT, AttemptPlan, Choice
 
 
 class Pipeline:
@@ -101,6 +102,8 @@ class Pipeline:
     def _validate(self, ctx: RequestContext) -> None:
         request = ctx.request
         try:
+            if (encoding := request.header(b"content-encoding")) is not None:
+                request.body = decoded(request.body, encoding, ctx.runtime.config.server.max_body)
             ctx.facts = parse_body(request.path, request.header(b"content-type") or "", request.body)
             if request.path in native.PATHS:
                 ctx.api_path, fields, removed = native.to_backend(request.path, ctx.facts)
@@ -153,11 +156,11 @@ class Pipeline:
         plan = route.plan(ctx.deadline, ctx.affinity(route.policy.balance))
         race = Race(self._loop)
         first_token = route.timeout.first_token
-        choice = plan.next(monotonic())
         try:
+            choice = await self._next(ctx, route, plan)
             while True:
                 if choice is not None:
-                    await self._wait(ctx, choice.delay)
+                    await self._wait(ctx, choice)
                     race.running.append(self._start(ctx, route, choice, race))
                     slow_at = monotonic() + first_token
                 elif not race.running:
@@ -169,7 +172,7 @@ class Pipeline:
                     if attempt.failure is None:
                         return attempt
                     plan.failed(attempt.candidate, attempt.failure)
-                    choice = plan.next(now) if not race.running else None
+                    choice = await self._next(ctx, route, plan) if not race.running else None
                 elif now >= ctx.deadline:
                     raise self._out_of_time(ctx, race)
                 else:
@@ -182,11 +185,20 @@ class Pipeline:
             for loser in race.running:
                 self._lost(ctx, loser)
 
-    async def _wait(self, ctx: RequestContext, delay: float) -> None:
-        """A pause before going back to an endpoint; not counted as Seawall's own time."""
-        if delay > 0:
-            await asyncio.sleep(delay)
-            ctx.backend_time += delay
+    async def _next(self, ctx: RequestContext, route: Route, plan: AttemptPlan[Candidate]) -> Choice[Candidate] | None:
+        """The next attempt, at once or when its turn comes: those who wait for a free slot come first."""
+        choice = None if route.room.crowded else plan.next(monotonic())
+        return choice or await route.room.turn(ctx, plan, self._services.metrics.route(route.name))
+
+    async def _wait(self, ctx: RequestContext, choice: Choice[Candidate]) -> None:
+        """A pause before an endpoint is asked, with the slot already taken; not counted as Seawall's own time."""
+        if choice.delay > 0:
+            choice.target.endpoint.hold()
+            try:
+                await asyncio.sleep(choice.delay)
+            finally:
+                choice.target.endpoint.release(monotonic())
+            ctx.backend_time += choice.delay
 
     def _start(self, ctx: RequestContext, route: Route, choice: Choice[Candidate], race: Race) -> Attempt:
         candidate = choice.target
@@ -217,6 +229,11 @@ class Pipeline:
         record.failure = attempt.failure
         ctx.backend_time += attempt.settled_at - max(attempt.started, ctx.backend_until)
         ctx.backend_until = attempt.settled_at
+        if attempt.failure is None:
+            if attempt.kind is AnswerKind.WHOLE:
+                ctx.usage = attempt.endpoint.dialect.usage(attempt.held)
+            tokens = ctx.usage.completion_tokens if ctx.usage is not None else None
+            attempt.endpoint.answered(attempt.settled_at - attempt.started, attempt.settled_at, tokens)
         if attempt.failure is not None or attempt.kind is AnswerKind.WHOLE:
             self._book(ctx, attempt, attempt.failure)
 
@@ -271,7 +288,6 @@ class Pipeline:
         ctx.first_token_at = attempt.settled_at
         if attempt.kind is AnswerKind.WHOLE:
             body = attempt.held
-            ctx.usage = attempt.candidate.endpoint.dialect.usage(body)
             if ctx.is_native:
                 body = self._native_answer(ctx, attempt)
             ctx.client.send(head.status, lines, body)

@@ -8,6 +8,7 @@ from gateway.http.message import HOP_BY_HOP
 _OURS = HOP_BY_HOP | {
     b"accept-encoding",  # an answer that cannot be read cannot be judged
     b"authorization",
+    b"content-encoding",  # undone: the backend gets the plain body
     b"content-length",
     b"cookie",
     b"expect",

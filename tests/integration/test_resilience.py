@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from time import monotonic
 
+import orjson
 import pytest
 
 from tests.support.counting_model import count_text
@@ -224,3 +226,15 @@ async def test_an_endpoint_whose_circuit_has_closed_comes_back_gradually() -> No
         assert endpoint.weight < 0.5
         assert endpoint.usable(endpoint.breaker.closed_at + 10.0)
         assert endpoint.weight == 1.0
+
+
+async def test_a_compressed_body_reaches_the_backend_plain() -> None:
+    body = orjson.dumps({"model": "tiny", "messages": [{"role": "user", "content": "count"}], "max_tokens": 8})
+    headers = {"Content-Encoding": "gzip", "Content-Type": "application/json"}
+    async with stack(primaries=1) as (gateway, backends):
+        url = gateway.url + "/v1/chat/completions"
+        async with gateway.session.post(url, data=gzip.compress(body), headers=headers) as answer:
+            assert answer.status == 200, await answer.text()
+        (seen,) = backends[0].log.to("/v1/chat/completions")
+    assert seen.body == body
+    assert "content-encoding" not in seen.headers
