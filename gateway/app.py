@@ -127,6 +127,8 @@ class Gateway:
     def _bind_metrics(self) -> None:
         for name, endpoint in self.runtime.endpoints.items():
             endpoint.bind_metrics(self.metrics.endpoint(name), monotonic)
+        for route in self.runtime.routes.routes:
+            self.metrics.route(route.name).queue_length = route.room.__len__
 
     async def _watch(self) -> None:
         """Reloads when the file changes; closes spare connections to backends."""

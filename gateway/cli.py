@@ -5,6 +5,7 @@ Imports stand inside the commands: each pays only for what it uses.
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -94,32 +95,33 @@ def status(
     raise typer.Exit(show(url, key, watch))
 
 
-@worker.command("embedded")
+_PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
+
+
+@worker.command("embedded", context_settings=_PASS_ON)
 def worker_embedded(
-    model: Annotated[str, typer.Option(help="tide, tide-mini, or a directory.")] = "tide",
+    context: typer.Context,
+    model: Annotated[str, typer.Option(help="tide or tide-mini.")] = "tide",
     host: HostOption = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535)] = 9001,
-    tokens_per_second: Annotated[float, typer.Option(min=0, help="Pace of each answer; 0: as fast as it goes.")] = 0,
 ) -> None:
-    """A small text model on the CPU."""
-    command = ["backends.workers.embedded", "text", "--model", model, "--host", host, "--port", str(port)]
-    _supervise("embedded", [*command, "--tokens-per-second", str(tokens_per_second)], host, port)
+    """A small text model on the CPU. Flags after `--` go to it as they are; `-- --help` lists them."""
+    _supervise_module("embedded", ["text", "--model", model, *context.args], host, port)
 
 
-@worker.command("diffusers")
+@worker.command("diffusers", context_settings=_PASS_ON)
 def worker_diffusers(
+    context: typer.Context,
     pipeline: Annotated[Path | None, typer.Option(help="A local diffusers pipeline; none: the embedded one.")] = None,
     host: HostOption = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535)] = 9004,
 ) -> None:
-    """An image model behind OpenAI's images API."""
-    command = ["backends.workers.diffusers", "--host", host, "--port", str(port)]
-    if pipeline is not None:
-        command += ["--pipeline", str(pipeline)]
-    _supervise("diffusers", command, host, port)
+    """An image model behind OpenAI's images API. Flags after `--` go to it as they are; `-- --help` lists them."""
+    chosen = [] if pipeline is None else ["--pipeline", str(pipeline)]
+    _supervise_module("diffusers", [*chosen, *context.args], host, port)
 
 
-@worker.command("vllm", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+@worker.command("vllm", context_settings=_PASS_ON)
 def worker_vllm(
     context: typer.Context,
     model: Annotated[str, typer.Argument(help="A model's directory or name, as for `vllm serve`.")],
@@ -129,23 +131,30 @@ def worker_vllm(
     """`vllm serve MODEL`, supervised. Flags after `--` go to vLLM as they are."""
     import shutil
 
-    from backends.workers.supervisor import WorkerSpec, run_supervised
-
     program = shutil.which("vllm")
     if program is None:
         typer.echo("vllm is not installed here. Install it, for example with: pip install 'seawall[vllm]'", err=True)
         raise typer.Exit(1)
     argv = [program, "serve", model, "--host", host, "--port", str(port), *context.args]
-    run_supervised(
-        [WorkerSpec(name="vllm", argv=argv, health_url=f"http://{host}:{port}/health", ready_timeout=1800.0)]
-    )
+    _supervise("vllm", argv, host, port, ready_timeout=1800.0)
 
 
-def _supervise(name: str, module: list[str], host: str, port: int) -> None:
-    from backends.workers.supervisor import WorkerSpec, run_supervised
+def _supervise_module(name: str, arguments: list[str], host: str, port: int) -> None:
+    argv = [sys.executable, "-m", f"backends.workers.{name}", *arguments]
+    if arguments[-1:] in (["--help"], ["-h"]):
+        os.execv(sys.executable, argv)  # noqa: S606 - our own module
+    _supervise(name, [*argv, "--host", host, "--port", str(port)], host, port, ready_timeout=600.0)
 
-    argv = [sys.executable, "-m", *module]
-    run_supervised([WorkerSpec(name=name, argv=argv, health_url=f"http://{host}:{port}/health")])
+
+def _supervise(name: str, argv: list[str], host: str, port: int, *, ready_timeout: float) -> None:
+    from backends.workers.supervisor import WorkerFailedError, WorkerSpec, run_supervised
+
+    health = f"http://{host}:{port}/health"
+    try:
+        run_supervised([WorkerSpec(name=name, argv=argv, health_url=health, ready_timeout=ready_timeout)])
+    except WorkerFailedError as error:
+        typer.echo(error, err=True)
+        raise typer.Exit(1) from None
 
 
 def main() -> None:

@@ -10,17 +10,21 @@ from urllib.parse import urlsplit
 
 from backends.dialect import Dialect
 from backends.registry import dialect_for
+from gateway.config.policy import AdaptiveConcurrency, FixedConcurrency
 from gateway.config.schema import BackendConfig, CircuitBreakerPolicy, PolicyConfig
 from gateway.health.prober import ProbeResult, ProbeTarget
 from gateway.observe.metrics import EndpointMetrics
 from gateway.upstream.pool import Pool
 from policies.breaker import BreakerSettings, CircuitBreaker, Permit, SlowCallSettings, State, Verdict
-from policies.outcome import Blame, Failure
+from policies.concurrency import ConcurrencyLimit, FixedLimit, GradientLimit
+from policies.outcome import Blame, ErrorKind, Failure
 from policies.outlier import slow_start
 
 #: Seconds that a busy endpoint is left alone when it did not say for how long, and at most.
 DEFAULT_PAUSE = 1.0
 MAX_PAUSE = 60.0
+#: Failures that say that it was given too much.
+_OVERLOADED = frozenset({ErrorKind.MODEL_OVERLOADED, ErrorKind.OUT_OF_MEMORY})
 #: Seconds in which an endpoint whose circuit has closed comes back to its full weight, and the share it begins with.
 SLOW_START = 10.0
 _FIRST_SHARE = 0.1
@@ -30,22 +34,27 @@ _ANTHROPIC_VERSION = "2023-06-01"
 class Endpoint:
     """State of one endpoint; survives a reload while its configuration stays the same.
 
-    `in_flight` counts attempts. `weight` is its present share of traffic. `away_until` (loop time) is how long it asked to be left alone. `healthy` is the active
-    probes' view, true until they say otherwise; `waiting` and `kv_cache` (0 to 1) are its own gauges, when scraped.
+    `in_flight` counts attempts, those that wait out a pause before they start among them; `limiter` says how many there
+    may be. `weight` is its present share of traffic. `away_until` (loop time) is how long it asked to be left alone.
+    `healthy` is the active probes' view, true until they say otherwise; `waiting` and `kv_cache` (0 to 1) are its own
+    gauges, when scraped. `waiting_rooms` are told when an attempt is over.
     """
 
     __slots__ = (
+        "_most",
         "_returning",
         "away_until",
         "base_path",
         "breaker",
         "breaker_policy",
+        "concurrency_policy",
         "config",
         "dialect",
         "head_lines",
         "healthy",
         "in_flight",
         "kv_cache",
+        "limiter",
         "message",
         "name",
         "on_transition",
@@ -53,6 +62,7 @@ class Endpoint:
         "probe_target",
         "state",
         "waiting",
+        "waiting_rooms",
         "weight",
     )
 
@@ -88,6 +98,10 @@ class Endpoint:
         self.weight = float(config.weight)
         self._returning = False
         self.in_flight = 0
+        self.concurrency_policy = policy.concurrency
+        self.limiter: ConcurrencyLimit = _limiter(policy.concurrency)
+        self._most = min(config.max_concurrency or config.connections, config.connections)
+        self.waiting_rooms: dict[object, Callable[[float], None]] = {}
         self.away_until = 0.0
         self.healthy = True
         self.state = "unknown"
@@ -98,16 +112,27 @@ class Endpoint:
     # -- choosing ------------------------------------------------------------------------------------------------------
 
     def usable(self, now: float) -> bool:
-        """Whether it may be asked now: healthy, below its own limit, its circuit not open."""
+        """Whether it may be asked now: healthy, below its limits, its circuit not open."""
         if self._returning:
             self._return(now)
-        limit = self.config.max_concurrency
-        return self.healthy and (limit is None or self.in_flight < limit) and self.breaker.allows(now)
+        in_flight = self.in_flight
+        return self.healthy and in_flight < self.limiter.limit and in_flight < self._most and self.breaker.allows(now)
 
     def busy(self, now: float) -> bool:
         """Whether it may be asked now but for being at its limit."""
-        limit = self.config.max_concurrency
-        return limit is not None and self.in_flight >= limit and self.healthy and self.breaker.allows(now)
+        return self.in_flight >= self.limit and self.healthy and self.breaker.allows(now)
+
+    @property
+    def limit(self) -> int:
+        """Attempts that may be under way at a time."""
+        return min(self.limiter.limit, self._most)
+
+    def slots(self, now: float) -> int:
+        """How many more attempts it may be given, if it may be asked at all; one at a time until its circuit closes."""
+        if now < self.away_until:
+            return 0
+        free = max(0, self.limit - self.in_flight)
+        return free if self.breaker.state(now) is State.CLOSED else min(1, free)
 
     def load(self, now: float) -> float:
         """Requests it has per unit of weight, those that wait inside it counted."""
@@ -125,18 +150,39 @@ class Endpoint:
         self.in_flight += 1
         return self.breaker.acquire_early(now) if early else self.breaker.acquire(now)
 
+    def answered(self, seconds: float, now: float, tokens: int | None) -> None:
+        """A first token came after `seconds`, or a whole answer of so many `tokens` (None where nothing says)."""
+        self.limiter.observe(seconds, self.in_flight, now, tokens)
+
     def end(self, permit: Permit | None, failure: Failure | None, seconds: float, now: float) -> None:
         """An attempt is over; `seconds` to its first token or whole answer."""
-        self.in_flight -= 1
-        if failure is not None and failure.blame is Blame.SOFT:
-            pause = failure.retry_after if failure.retry_after is not None else DEFAULT_PAUSE
-            self.away_until = now + min(pause, MAX_PAUSE)
+        if failure is not None:
+            if failure.kind in _OVERLOADED:
+                self.limiter.overloaded(now)
+            if failure.blame is Blame.SOFT:
+                pause = failure.retry_after if failure.retry_after is not None else DEFAULT_PAUSE
+                self.away_until = now + min(pause, MAX_PAUSE)
         if failure is None:
             verdict = Verdict.SUCCESS
         else:
             verdict = Verdict.FAILURE if failure.blame is Blame.ENDPOINT else Verdict.NEUTRAL
         if permit is not None:
             self.breaker.record(permit, verdict, seconds, now)
+        self.release(now)
+
+    def hold(self) -> None:
+        """Takes a slot for an attempt that is to start later; give it back with `release`."""
+        self.in_flight += 1
+
+    def release(self, now: float) -> None:
+        """Gives a slot back."""
+        self.in_flight -= 1
+        if self.waiting_rooms:
+            for room, freed in list(self.waiting_rooms.items()):
+                freed(now)
+                if room in self.waiting_rooms:  # another one is asked first the next time
+                    self.waiting_rooms[room] = self.waiting_rooms.pop(room)
+                    break
 
     # -- probes --------------------------------------------------------------------------------------------------------
 
@@ -163,6 +209,7 @@ class Endpoint:
         metrics.bind(
             breaker_state=lambda: self.breaker.state(clock()).value,
             in_flight=lambda: self.in_flight,
+            limit=lambda: self.limit,
             healthy=lambda: self.healthy,
         )
 
@@ -176,6 +223,7 @@ class Endpoint:
             "breaker": self.breaker.state(now).value,
             "retry_after": self.retry_after(now),
             "in_flight": self.in_flight,
+            "limit": self.limit,
             "connections": self.pool.open,
             "waiting": self.waiting,
             "kv_cache": self.kv_cache,
@@ -190,6 +238,12 @@ class Endpoint:
         share = slow_start(self.breaker.closed_at, now, SLOW_START, _FIRST_SHARE)
         self.weight = float(self.config.weight) * share
         self._returning = share < 1.0
+
+
+def _limiter(policy: AdaptiveConcurrency | FixedConcurrency) -> ConcurrencyLimit:
+    if isinstance(policy, FixedConcurrency):
+        return FixedLimit(policy.limit)
+    return GradientLimit(policy.min, policy.max)
 
 
 def _settings(policy: CircuitBreakerPolicy) -> BreakerSettings:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
+from gateway.admission import WaitingRoom
 from gateway.answer import safe
 from gateway.config.schema import Config, KeyConfig, PolicyConfig, RouteConfig, TimeoutPolicy
 from gateway.endpoint import Endpoint
@@ -16,6 +17,7 @@ from gateway.key_limits import KeyLimits
 from gateway.native import GENERATE_IMAGE
 from gateway.routing import RouteTable
 from gateway.validation.facts import Limits
+from policies.admission import AdmissionSettings
 from policies.balance import Balancer, make_balancer
 from policies.breaker import CircuitBreaker
 from policies.budget import BudgetSettings, RetryBudget
@@ -91,6 +93,7 @@ class Route:
         "name",
         "patterns",
         "policy",
+        "room",
         "tiers",
         "timeout",
     )
@@ -100,14 +103,13 @@ class Route:
         config: RouteConfig,
         policy: PolicyConfig,
         endpoints: dict[str, Endpoint],
-        budget: RetryBudget,
+        previous: Route | None,
         rng: random.Random,
     ) -> None:
         self.name = config.name
         self.patterns: tuple[str, ...] = config.model
         self.policy = policy
         self.timeout: TimeoutPolicy = policy.timeout
-        self.budget = budget
         self.limits = Limits(**policy.limits.model_dump())
         self.tiers: tuple[tuple[Candidate, ...], ...] = tuple(
             tuple(
@@ -124,6 +126,15 @@ class Route:
         self._on = frozenset(policy.retry.on)
         self._backoff = Backoff(BackoffSettings(**policy.retry.backoff.model_dump()))
         self._random = rng
+        self.budget = RetryBudget(BudgetSettings(**policy.retry.budget.model_dump()))
+        members = [candidate.endpoint for tier in self.tiers for candidate in tier]
+        admission = AdmissionSettings(**policy.admission.model_dump())
+        self.room = WaitingRoom(admission, members)
+        if previous is not None:
+            if previous.policy.retry == policy.retry:
+                self.budget = previous.budget
+            if previous.room.matches(admission, members):
+                self.room = previous.room
 
     @property
     def draws_images(self) -> bool:
@@ -188,30 +199,29 @@ class Runtime:
 
 
 def build(config: Config, previous: Runtime | None, rng: random.Random) -> Runtime:
-    """Compiles a configuration. Endpoints that stay as they were keep their state, and budgets theirs."""
+    """Compiles a configuration. What stays as it was keeps its state: endpoints, and routes' budgets and queues."""
     endpoints: dict[str, Endpoint] = {}
     for name, backend in config.backends.items():
         policy = _policy_of(config, name)
         kept = previous.endpoints.get(name) if previous is not None else None
-        if kept is not None and kept.config == backend and kept.breaker_policy == policy.circuit_breaker:
+        if (
+            kept is not None
+            and kept.config == backend
+            and kept.breaker_policy == policy.circuit_breaker
+            and kept.concurrency_policy == policy.concurrency
+        ):
             endpoints[name] = kept
         else:
             endpoints[name] = Endpoint(name, backend, policy, rng)
-    budgets = {route.name: route for route in previous.routes.routes} if previous is not None else {}
-    routes = []
-    for route in config.routes:
-        policy = config.policy_for(route)
-        settings = BudgetSettings(**policy.retry.budget.model_dump())
-        old = budgets.get(route.name)
-        budget = old.budget if old is not None and old.policy.retry == policy.retry else RetryBudget(settings)
-        routes.append(Route(route, policy, endpoints, budget, rng))
+    before = {route.name: route for route in previous.routes.routes} if previous is not None else {}
+    routes = [Route(route, config.policy_for(route), endpoints, before.get(route.name), rng) for route in config.routes]
     keys = [(key.digest, _api_key(key)) for key in config.auth.keys]
     limits = KeyLimits([key for _, key in keys], previous.key_limits if previous is not None else None)
     return Runtime(config, RouteTable(routes), endpoints, KeyRing(keys), limits, int(time.time()))
 
 
 def _policy_of(config: Config, backend: str) -> PolicyConfig:
-    """The policy whose breaker and timeouts an endpoint gets: that of the first route which uses it."""
+    """The policy whose breaker, concurrency and timeouts an endpoint gets: that of the first route which uses it."""
     for route in config.routes:
         if any(target.backend == backend for tier in route.tiers for target in tier):
             return config.policy_for(route)

@@ -116,6 +116,16 @@ class AdmissionQueue(Generic[T]):
                 expired.append(entry)
         return expired
 
+    def put_back(self, entry: Waiting[T]) -> None:
+        """Takes one in again that came out as `next_ready` but could not use what was free: behind all of its kind."""
+        lanes = self._tenants[entry.priority]
+        lane = lanes.setdefault(entry.tenant, OrderedDict())
+        lane[entry.number] = entry
+        lanes.move_to_end(entry.tenant)
+        heapq.heappush(self._by_end, (entry.leaves_at, entry.number, entry))
+        entry.queued = True
+        self._waiting += 1
+
     def cancel(self, entry: Waiting[T]) -> bool:
         """Takes a request out whose client has left; False when it is out already."""
         if not entry.queued:
@@ -129,16 +139,30 @@ class AdmissionQueue(Generic[T]):
 
     # -- how long ------------------------------------------------------------------------------------------------------
 
+    def measure_from(self, now: float) -> None:
+        """Begins to measure the service rate anew: from now on there is always someone to be served."""
+        self._rate = _Rate(now)
+
     def served(self, now: float) -> None:
-        """A request that was admitted (at once or from the queue) is done: this measures the service rate."""
+        """A place became free while there was someone to take it: this measures the service rate."""
         self._rate.count(now)
 
-    def wait_estimate(self, now: float, priority: int = LOWEST_PRIORITY) -> float | None:
-        """Seconds that a new request of this priority would wait at the measured rate; None without a measurement."""
+    def wait_estimate(self, now: float, priority: int = LOWEST_PRIORITY, tenant: str | None = None) -> float | None:
+        """Seconds that a new request of this priority would wait at the measured rate; None without a measurement.
+
+        Without a tenant, those of the last one in the line.
+        """
         rate = self._rate.per_second(now)
         if rate <= 0.0:
             return None
-        ahead = sum(len(lane) for lanes in self._tenants[max(priority, 0) :] for lane in lanes.values())
+        lowest = min(max(priority, LOWEST_PRIORITY), HIGHEST_PRIORITY)
+        ahead = sum(len(lane) for lanes in self._tenants[lowest + 1 :] for lane in lanes.values())
+        own = self._tenants[lowest]
+        if tenant is None:
+            ahead += sum(map(len, own.values()))
+        else:  # tenants take turns: before its n-th, each of the others has had n at most
+            turns = len(own.get(tenant, ())) + 1
+            ahead += sum(min(len(lane), turns) for name, lane in own.items() if name != tenant) + turns - 1
         return (ahead + 1) / rate
 
     def retry_after(self, now: float) -> float:
@@ -181,10 +205,10 @@ class _Rate:
 
     __slots__ = ("_at", "_begun", "_count")
 
-    def __init__(self) -> None:
+    def __init__(self, begun: float | None = None) -> None:
         self._count = 0.0
         self._at = 0.0
-        self._begun: float | None = None
+        self._begun = begun
 
     def count(self, now: float) -> None:
         if self._begun is None:
@@ -193,12 +217,13 @@ class _Rate:
         self._count += 1.0
 
     def per_second(self, now: float) -> float:
-        if self._begun is None:
+        """0 until there is a second to speak of."""
+        if self._begun is None or now - self._begun < 1.0:
             return 0.0
         self._decay(now)
         # What a steady rate of 1 would have counted up to by now; less than the whole window at first.
         full = _RATE_WINDOW * (1.0 - exp(-(now - self._begun) / _RATE_WINDOW))
-        return self._count / max(1.0, full)
+        return self._count / full
 
     def _decay(self, now: float) -> None:
         if now > self._at:

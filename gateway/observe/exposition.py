@@ -86,6 +86,19 @@ _FAMILIES = (
         "seawall_fallbacks_total", "counter", "Requests answered by a backend of a fallback tier.", ("route", "backend")
     ),
     Family("seawall_retry_budget_exhausted_total", "counter", "Retries not made because the budget was spent.", _ROUTE),
+    Family("seawall_queue_length", "gauge", "Requests waiting for a free slot of an endpoint.", _ROUTE),
+    Family(
+        "seawall_queue_wait_seconds",
+        "histogram",
+        "How long requests that had to wait for a free slot waited, whether they got it or not.",
+        _ROUTE,
+    ),
+    Family(
+        "seawall_shed_total",
+        "counter",
+        "Requests that could not wait for a free slot, or waited in vain, by reason.",
+        ("route", "reason"),
+    ),
     Family(
         "seawall_stream_interrupted_total",
         "counter",
@@ -106,6 +119,12 @@ _FAMILIES = (
         ("backend", "to"),
     ),
     Family("seawall_endpoint_in_flight", "gauge", "Attempts under way.", _BACKEND),
+    Family(
+        "seawall_endpoint_concurrency_limit",
+        "gauge",
+        "Attempts that may be under way at a time, as the adaptive limit has it now.",
+        _BACKEND,
+    ),
     Family(
         "seawall_endpoint_healthy",
         "gauge",

@@ -24,7 +24,12 @@ BREAKER_STATES = {"closed": 0, "half_open": 1, "open": 2}
 #: Seconds. Answers take from a millisecond (an embedding) to ten minutes (the default total timeout).
 DURATION_BOUNDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 40.0, 80.0, 160.0, 320.0, 600.0)
 FIRST_TOKEN_BOUNDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 40.0, 80.0)
+QUEUE_WAIT_BOUNDS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 OVERHEAD_BOUNDS = (0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 1.0)
+
+#: Why a request did not get its turn: no place in the queue, its place taken by one of a higher priority, too long a
+#: wait to be expected, and the longest wait over.
+SHED_REASONS = ("queue_full", "displaced", "too_long", "max_wait")
 
 _OTHER_STATUS = 0
 
@@ -68,8 +73,11 @@ class RouteMetrics:
         "ok",
         "overhead",
         "prompt_tokens",
+        "queue_length",
+        "queue_wait",
         "retries",
         "retry_budget_exhausted",
+        "shed",
     )
 
     def __init__(self, name: str) -> None:
@@ -85,6 +93,9 @@ class RouteMetrics:
         self.completion_tokens = 0
         self.retries = 0
         self.retry_budget_exhausted = 0
+        self.queue_length: Callable[[], int] = int
+        self.queue_wait = Histogram(QUEUE_WAIT_BOUNDS)
+        self.shed = dict.fromkeys(SHED_REASONS, 0)
 
     def finished(
         self,
@@ -128,6 +139,10 @@ class RouteMetrics:
         yield "seawall_tokens_total", (route, "completion"), self.completion_tokens
         yield "seawall_retries_total", (route,), self.retries
         yield "seawall_retry_budget_exhausted_total", (route,), self.retry_budget_exhausted
+        yield "seawall_queue_length", (route,), self.queue_length()
+        yield "seawall_queue_wait_seconds", (route,), self.queue_wait.value()
+        for reason, count in self.shed.items():
+            yield "seawall_shed_total", (route, reason), count
         for kind, count in self.interrupted.items():
             if count:
                 yield "seawall_stream_interrupted_total", (route, kind.value), count
@@ -161,7 +176,7 @@ class AttemptMetrics:
 class EndpointMetrics:
     """Numbers of one endpoint. What lives elsewhere is read through the callables that `bind` is given."""
 
-    __slots__ = ("_breaker_state", "_healthy", "_in_flight", "breaker_transitions", "name", "probe_duration")
+    __slots__ = ("_breaker_state", "_healthy", "_in_flight", "_limit", "breaker_transitions", "name", "probe_duration")
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -169,6 +184,7 @@ class EndpointMetrics:
         self.probe_duration: float | None = None
         self._breaker_state: Callable[[], str] | None = None
         self._in_flight: Callable[[], int] | None = None
+        self._limit: Callable[[], int] | None = None
         self._healthy: Callable[[], bool] | None = None
 
     def bind(
@@ -176,11 +192,13 @@ class EndpointMetrics:
         *,
         breaker_state: Callable[[], str] | None = None,
         in_flight: Callable[[], int] | None = None,
+        limit: Callable[[], int] | None = None,
         healthy: Callable[[], bool] | None = None,
     ) -> None:
         """Names the sources of the gauges, anew after every reload. `breaker_state` gives one of `BREAKER_STATES`."""
         self._breaker_state = breaker_state
         self._in_flight = in_flight
+        self._limit = limit
         self._healthy = healthy
 
     def samples(self) -> Iterator[tuple[str, tuple[str, ...], Any]]:
@@ -192,6 +210,8 @@ class EndpointMetrics:
             yield "seawall_endpoint_breaker_transitions_total", (self.name, state), count
         if self._in_flight is not None:
             yield "seawall_endpoint_in_flight", backend, self._in_flight()
+        if self._limit is not None:
+            yield "seawall_endpoint_concurrency_limit", backend, self._limit()
         if self._healthy is not None:
             yield "seawall_endpoint_healthy", backend, int(self._healthy())
         if self.probe_duration is not None:

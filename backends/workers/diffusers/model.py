@@ -4,7 +4,6 @@ Diffusion as in Ho et al. 2020 with DDIM sampling (Song et al. 2021), the clean 
 schedule of Nichol and Dhariwal 2021, and classifier-free guidance (Ho and Salimans 2022).
 """
 
-import math
 from pathlib import Path
 
 import torch
@@ -18,40 +17,44 @@ from backends.workers.diffusers.corpus import SIZE, SLOTS, slots_of
 PATCH = 4
 GRID = SIZE // PATCH
 CHANNELS = 3 * PATCH * PATCH
-POSITIONS = 6
+MAPS = 8
 WIDTH = 64
 MODEL_DIR = Path(__file__).parent / "models" / "shoal"
 
 
 class PromptEncoder(ModelMixin, ConfigMixin):  # type: ignore[misc]
-    """Turns slot indices (batch, slots) into embeddings (batch, slots, width)."""
+    """Turns slot indices (batch, slots) into embeddings (batch, slots, width) and maps (batch, maps, grid, grid).
+
+    Each word has learned maps beside its embedding, laid out as the picture: a convolution cannot tell left from right.
+    """
 
     @register_to_config  # type: ignore[untyped-decorator]
     def __init__(self, slots: int = len(SLOTS), words: int = 1 + max(map(len, SLOTS)), width: int = WIDTH) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.words = words
         self.table = torch.nn.Embedding(slots * words, width)
+        self.maps = torch.nn.Embedding(slots * words, MAPS * GRID * GRID)
         self.register_buffer("offsets", torch.arange(slots) * words, persistent=False)
 
-    def forward(self, slots: torch.Tensor) -> torch.Tensor:
-        embedded: torch.Tensor = self.table(slots + self.offsets)
-        return embedded
+    def forward(self, slots: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        places = slots + self.offsets
+        return self.table(places), self.maps(places).sum(1).view(-1, MAPS, GRID, GRID)
 
-    def encode(self, prompts: list[str]) -> torch.Tensor:
-        """Embeddings of prompts, shape (prompts, slots, width); an empty prompt is the unconditional one."""
+    def encode(self, prompts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Embeddings and maps of prompts; those of an empty prompt are the unconditional ones."""
         slots = torch.tensor([slots_of(prompt) for prompt in prompts], device=self.table.weight.device)
-        embedded: torch.Tensor = self(slots)
-        return embedded
+        embedded, maps = self(slots)
+        return embedded, maps
 
 
 def new_unet() -> UNet2DConditionModel:
-    """The denoiser, about 2.5 million parameters: latents and positions (batch, 48 + 6, 16, 16)."""
+    """The denoiser, about 2.5 million parameters: latents and the prompt's maps (batch, 48 + 8, 16, 16)."""
     unet: UNet2DConditionModel = UNet2DConditionModel(
         sample_size=GRID,
-        in_channels=CHANNELS + POSITIONS,
+        in_channels=CHANNELS + MAPS,
         out_channels=CHANNELS,
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        down_block_types=("DownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "UpBlock2D"),
         block_out_channels=(64, 128),
         layers_per_block=1,
         cross_attention_dim=WIDTH,
@@ -87,20 +90,20 @@ def to_pixels(patches: torch.Tensor) -> torch.Tensor:
     return torch.nn.functional.pixel_shuffle(patches, PATCH)
 
 
-def positions(grid: int, device: torch.device) -> torch.Tensor:
-    """Where each patch lies, (6, grid, grid): convolutions alone learn places slowly (CoordConv, Liu et al. 2018)."""
-    y, x = torch.meshgrid(*[torch.linspace(-1, 1, grid, device=device)] * 2, indexing="ij")
-    waves = [wave(math.pi * axis) for axis in (x, y) for wave in (torch.sin, torch.cos)]
-    return torch.stack([x, y, *waves])
-
-
 def predict(
-    unet: UNet2DConditionModel, noisy: torch.Tensor, timesteps: torch.Tensor | int, embedded: torch.Tensor
+    unet: UNet2DConditionModel,
+    noisy: torch.Tensor,
+    timesteps: torch.Tensor | int,
+    prompts: tuple[torch.Tensor, torch.Tensor],
 ) -> torch.Tensor:
-    """The predicted clean patches for noisy ones, given prompt embeddings."""
-    placed = torch.cat([noisy, positions(GRID, noisy.device).expand(len(noisy), -1, -1, -1)], dim=1)
+    """The predicted clean patches for noisy ones, given what the encoder makes of the prompts."""
+    embedded, maps = prompts
     answer = unet(
-        placed, timesteps, encoder_hidden_states=embedded, class_labels=embedded.flatten(1), return_dict=False
+        torch.cat([noisy, maps], dim=1),
+        timesteps,
+        encoder_hidden_states=embedded,
+        class_labels=embedded.flatten(1),
+        return_dict=False,
     )
     predicted: torch.Tensor = answer[0]
     return predicted

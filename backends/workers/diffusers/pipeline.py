@@ -51,14 +51,12 @@ class ShoalPipeline(DiffusionPipeline):
         """
         device = self.unet.device
         generators = generator or [torch.Generator(device).manual_seed(0) for _ in prompt]
-        wanted = self.prompt_encoder.encode(list(prompt))
-        unwanted = self.prompt_encoder.encode(list(negative_prompt or [""] * len(prompt)))
-        embedded = torch.cat([unwanted, wanted])
+        prompts = self.prompt_encoder.encode([*(negative_prompt or [""] * len(prompt)), *prompt])
         noise = [torch.randn((CHANNELS, GRID, GRID), generator=one, device=device) for one in generators]
         patches = torch.stack(noise)
         self.scheduler.set_timesteps(num_inference_steps, device=device)
         for step, timestep in enumerate(self.scheduler.timesteps):
-            away, towards = predict(self.unet, torch.cat([patches, patches]), timestep, embedded).chunk(2)
+            away, towards = predict(self.unet, torch.cat([patches, patches]), timestep, prompts).chunk(2)
             patches = self.scheduler.step(away + guidance_scale * (towards - away), timestep, patches).prev_sample
             if callback_on_step_end is not None:
                 callback_on_step_end(self, step, timestep, {})

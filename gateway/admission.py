@@ -1,0 +1,205 @@
+"""The waiting room of a route: its requests stand in line there while all endpoints are at their limit.
+
+A slot that frees is handed to the one whose turn it is. A new request joins the line behind those who wait, even if it
+meets the very moment at which a slot is free.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from time import monotonic
+from typing import TYPE_CHECKING
+
+from gateway.errors.taxonomy import GatewayError
+from gateway.observe.metrics import RouteMetrics
+from policies.admission import HIGHEST_PRIORITY, AdmissionQueue, AdmissionSettings, Waiting
+from policies.outcome import ErrorKind
+from policies.plan import AttemptPlan, Choice
+
+if TYPE_CHECKING:
+    from gateway.context import RequestContext
+    from gateway.endpoint import Endpoint
+    from gateway.runtime import Candidate
+
+#: Priority of a request without a key that does not say.
+DEFAULT_PRIORITY = 5
+#: Seconds between looks at the endpoints while requests wait: circuits and pauses end without telling.
+_INTERVAL = 0.1
+
+_REASONS = {
+    "queue_full": "All backends for this model are at their limit, and as many requests wait as may.",
+    "displaced": "All backends for this model are at their limit; a request of higher priority took this one's place.",
+    "too_long": "All backends for this model are at their limit, and the wait would be longer than it may be.",
+    "max_wait": "All backends for this model were at their limit for as long as a request may wait.",
+}
+_ADVICE = " Wait as long as Retry-After says, then try again."
+
+#: What a waiting request is told: None that it is its turn, else why it is not going to be.
+_Word = str | None
+_Entry = Waiting["asyncio.Future[_Word]"]
+
+
+class WaitingRoom:
+    """The line of one route. Costs nothing until someone has to wait."""
+
+    def __init__(self, settings: AdmissionSettings, endpoints: Iterable[Endpoint]) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._queue: AdmissionQueue[asyncio.Future[_Word]] = AdmissionQueue(settings)
+        self._endpoints = tuple(dict.fromkeys(endpoints))
+        self._called = 0  # those whose turn it is, but who have not run since
+        self._passed = 0  # those in the line that had no use for what is free now
+        self._timer: asyncio.TimerHandle | None = None
+
+    def __len__(self) -> int:
+        return len(self._queue)
+
+    def matches(self, settings: AdmissionSettings, endpoints: Iterable[Endpoint]) -> bool:
+        """Whether a room made of these would be the same."""
+        return self._queue.settings == settings and self._endpoints == tuple(dict.fromkeys(endpoints))
+
+    @property
+    def crowded(self) -> bool:
+        """Whether a new request has to go to the end of the line."""
+        return self._timer is not None or self._called > 0
+
+    @property
+    def pressure(self) -> float:
+        """Share of its places that are taken, 0 to 1."""
+        return len(self._queue) / max(1, self._queue.settings.max_queue)
+
+    async def turn(
+        self, ctx: RequestContext, plan: AttemptPlan[Candidate], numbers: RouteMetrics
+    ) -> Choice[Candidate] | None:
+        """The plan's next attempt once there is a slot for it; None when there is nothing to wait for.
+
+        Raises GatewayError when a request that was not tried yet can't wait, or has waited in vain.
+        """
+        now = monotonic()
+        if not (self.crowded or plan.may_wait(now)):
+            return None
+        entry = self._enter(ctx, now)
+        if isinstance(entry, str):
+            self._in_vain(ctx, numbers, entry, now)
+            return None
+        choice: Choice[Candidate] | None = None
+        try:
+            while True:
+                word = await self._called_up(entry)
+                now = monotonic()
+                if word is not None:
+                    self._in_vain(ctx, numbers, word, now)
+                    return None
+                choice = plan.next(now)
+                if choice is not None or not plan.may_wait(now):
+                    return choice
+                # What is free is not for this request (its endpoint was asked already), or another route was faster.
+                entry.item = self._loop.create_future()
+                self._queue.put_back(entry)
+                self._passed += 1
+                self._attend(now)
+        finally:
+            now = monotonic()
+            ctx.backend_time += now - entry.since
+            numbers.queue_wait.observe(now - entry.since)
+            if self._queue.cancel(entry) or choice is None:
+                self._go_on(now)  # it leaves without taking the slot that it may have been called up for
+
+    # -- in ------------------------------------------------------------------------------------------------------------
+
+    def _enter(self, ctx: RequestContext, now: float) -> _Entry | str:
+        """A place in the line, or the reason why there is none."""
+        queue = self._queue
+        priority, tenant = priority_of(ctx), ctx.key.name if ctx.key is not None else ctx.request.peer
+        if len(queue):
+            estimate = queue.wait_estimate(now, priority, tenant)
+            if estimate is not None and estimate > min(queue.settings.max_wait, ctx.deadline - now):
+                return "too_long"
+        else:
+            queue.measure_from(now)
+        entry, displaced = queue.enqueue(self._loop.create_future(), priority, tenant, now, ctx.deadline)
+        if displaced is not None:
+            _tell(displaced, "displaced")
+        if entry is None:
+            return "queue_full"
+        self._attend(now)
+        return entry
+
+    async def _called_up(self, entry: _Entry) -> _Word:
+        word = entry.item
+        try:
+            return await word
+        finally:
+            if word.done() and not word.cancelled() and word.result() is None:
+                self._called -= 1
+
+    def _in_vain(self, ctx: RequestContext, numbers: RouteMetrics, reason: str, now: float) -> None:
+        """Ends the wait of a request; one that was tried already is told of its attempts instead."""
+        numbers.shed[reason] += 1
+        if ctx.attempts:
+            return
+        if now >= ctx.deadline and ctx.deadline_is_clients:
+            raise GatewayError(ErrorKind.DEADLINE_EXCEEDED)
+        advice = self._queue.retry_after(now)
+        raise GatewayError(ErrorKind.MODEL_OVERLOADED, _REASONS[reason] + _ADVICE, retry_after=advice)
+
+    # -- attending to the line -----------------------------------------------------------------------------------------
+
+    def _attend(self, now: float) -> None:
+        """Has the endpoints tell when they have a slot, while anyone waits."""
+        if self._timer is None:
+            for endpoint in self._endpoints:
+                endpoint.waiting_rooms[self] = self._freed
+        self._go_on(now)
+
+    def _freed(self, now: float) -> None:
+        """An endpoint of the route has finished an attempt."""
+        self._queue.served(now)
+        self._passed = 0
+        self._go_on(now)
+
+    def _tick(self) -> None:
+        self._passed = 0
+        self._go_on(monotonic())
+
+    def _go_on(self, now: float) -> None:
+        """Sends away those whose time is up, calls up as many as there are slots, and looks again later."""
+        queue = self._queue
+        for entry in queue.expire(now):
+            _tell(entry, "max_wait")
+        places = self._places(now)
+        while self._called < places and self._passed < len(queue) and (called := queue.next_ready(now)) is not None:
+            self._called += 1
+            _tell(called, None)
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if len(queue):
+            expiry = queue.next_expiry()
+            self._timer = self._loop.call_at(min(now + _INTERVAL, expiry if expiry is not None else now), self._tick)
+        else:
+            for endpoint in self._endpoints:
+                endpoint.waiting_rooms.pop(self, None)
+
+    def _places(self, now: float) -> float:
+        """Slots that are free; as many as you like when no endpoint may be asked at all, as then nobody need wait."""
+        free, alive = 0, False
+        for endpoint in self._endpoints:
+            if endpoint.healthy and endpoint.breaker.allows(now):
+                alive = True
+                free += endpoint.slots(now)
+        return free if alive else float("inf")
+
+
+def _tell(entry: _Entry, word: _Word) -> None:
+    if not entry.item.done():
+        entry.item.set_result(word)
+
+
+def priority_of(ctx: RequestContext) -> int:
+    """`X-Priority` (0 to 9), at most the key's own priority; without the header the key's, or 5 without a key."""
+    own = ctx.key.priority if ctx.key is not None else None
+    asked = ctx.request.headers.get(b"x-priority", b"").strip()
+    if len(asked) == 1 and asked.isdigit():
+        return min(int(asked), own if own is not None else HIGHEST_PRIORITY)
+    return own if own is not None else DEFAULT_PRIORITY
