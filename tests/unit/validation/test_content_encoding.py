@@ -20,9 +20,9 @@ BODY = b'{"model": "tiny"}'
 @pytest.mark.parametrize(
     ("coding", "sent"),
     [
-        ("gzip", gzip.compress(BODY)),
-        (" GZIP ", gzip.compress(BODY)),
-        ("x-gzip", gzip.compress(BODY)),
+        ("gzip", gzip.compress(BODY, mtime=0)),
+        (" GZIP ", gzip.compress(BODY, mtime=0)),
+        ("x-gzip", gzip.compress(BODY, mtime=0)),
         ("deflate", zlib.compress(BODY)),
         ("identity", BODY),
         ("", BODY),
@@ -36,12 +36,12 @@ def test_a_known_coding_is_undone(coding: str, sent: bytes) -> None:
     ("coding", "sent", "kind", "said"),
     [
         ("br", BODY, ErrorKind.INVALID_INPUT, "must be gzip, deflate or identity"),
-        ("gzip, gzip", gzip.compress(gzip.compress(BODY)), ErrorKind.INVALID_INPUT, "must be gzip"),
+        ("gzip, gzip", gzip.compress(gzip.compress(BODY), mtime=0), ErrorKind.INVALID_INPUT, "must be gzip"),
         ("gzip", BODY, ErrorKind.INVALID_INPUT, "not what its Content-Encoding says (gzip)"),
-        ("gzip", gzip.compress(BODY)[:-6], ErrorKind.INVALID_INPUT, "cut short"),
-        ("gzip", gzip.compress(BODY) + b"more", ErrorKind.INVALID_INPUT, "behind its end"),
+        ("gzip", gzip.compress(BODY, mtime=0)[:-6], ErrorKind.INVALID_INPUT, "cut short"),
+        ("gzip", gzip.compress(BODY, mtime=0) + b"more", ErrorKind.INVALID_INPUT, "behind its end"),
         ("gzip", b"", ErrorKind.INVALID_INPUT, "cut short"),
-        ("gzip", gzip.compress(bytes(50_000_000)), ErrorKind.PAYLOAD_TOO_LARGE, "larger than 1000 bytes"),
+        ("gzip", gzip.compress(bytes(50_000_000), mtime=0), ErrorKind.PAYLOAD_TOO_LARGE, "larger than 1000 bytes"),
     ],
 )
 def test_what_cannot_be_undone_is_refused(coding: str, sent: bytes, kind: ErrorKind, said: str) -> None:
@@ -54,7 +54,7 @@ def test_what_cannot_be_undone_is_refused(coding: str, sent: bytes, kind: ErrorK
 @given(st.binary(max_size=2 * LIMIT))
 def test_bodies_up_to_the_limit_come_whole_and_no_larger_ones(body: bytes) -> None:
     if len(body) <= LIMIT:
-        assert decoded(gzip.compress(body), "gzip", LIMIT) == body
+        assert decoded(gzip.compress(body, mtime=0), "gzip", LIMIT) == body
     else:
         with pytest.raises(InvalidRequest):
-            decoded(gzip.compress(body), "gzip", LIMIT)
+            decoded(gzip.compress(body, mtime=0), "gzip", LIMIT)
