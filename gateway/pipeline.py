@@ -9,7 +9,8 @@ from time import monotonic
 from gateway import native
 from gateway.answer import answer_lines, attempt_lines, error_lines, identity_lines
 from gateway.attempt import AnswerKind, Attempt
-from gateway.context import AttemptRecord, RequestContext
+from gateway.attempts import Attempts, book
+from gateway.context import RequestContext
 from gateway.errors.render import render, render_frame, rendering_for
 from gateway.errors.taxonomy import GatewayError
 from gateway.http.connection import ClientConnection
@@ -17,18 +18,16 @@ from gateway.http.message import Request
 from gateway.identity import correlation_id, traceparent
 from gateway.local import models_answer
 from gateway.paths import is_served, methods_for
-from gateway.race import Race
 from gateway.relay.stream import RawRelay, Relay, StreamRelay, StreamTimeouts
-from gateway.runtime import Candidate, Route, Runtime
+from gateway.runtime import Route, Runtime
 from gateway.services import Services
-from gateway.upstream.request import correlation_lines, passed_on, request_head
+from gateway.upstream.request import correlation_lines, passed_on
 from gateway.validation.body import parse_body
 from gateway.validation.content_encoding import decoded
 from gateway.validation.errors import InvalidRequest
 from gateway.validation.facts import check_limits
 from policies.deadline import parse_timeout
 from policies.outcome import ErrorKind, Failure
-from policies.plan import LAST_RESORT, AttemptPlan, Choice
 
 
 class Pipeline:
@@ -145,137 +144,11 @@ class Pipeline:
     # -- attempts ------------------------------------------------------------------------------------------------------
 
     async def _attempt(self, ctx: RequestContext, route: Route) -> Attempt:
-        """Tries endpoints until one answers. Raises GatewayError when none can.
-
-        An attempt without an answer after `first_token` is not cut off at once (a long prompt may rightly take that
-        long): another is started beside it, and whichever answers first is taken.
-        """
+        """Tries endpoints until one answers. Raises GatewayError when none can."""
         ctx.lines = passed_on(ctx.request.headers) + correlation_lines(
             ctx.correlation_id, traceparent(ctx.request.headers, ctx.correlation_id)
         )
-        plan = route.plan(ctx.deadline, ctx.affinity(route.policy.balance))
-        race = Race(self._loop)
-        first_token = route.timeout.first_token
-        try:
-            choice = await self._next(ctx, route, plan)
-            while True:
-                if choice is not None:
-                    await self._wait(ctx, choice)
-                    race.running.append(self._start(ctx, route, choice, race))
-                    slow_at = monotonic() + first_token
-                elif not race.running:
-                    raise self._total_failure(ctx, route)
-                attempt = await race.next(min(ctx.deadline, slow_at))
-                now = monotonic()
-                if attempt is not None:
-                    self._judged(ctx, attempt)
-                    if attempt.failure is None:
-                        return attempt
-                    plan.failed(attempt.candidate, attempt.failure)
-                    choice = await self._next(ctx, route, plan) if not race.running else None
-                elif now >= ctx.deadline:
-                    raise self._out_of_time(ctx, race)
-                else:
-                    choice = plan.beside(now, [running.candidate for running in race.running])
-                    if choice is None and ctx.facts.stream:
-                        self._expire(race, f"no first token within {first_token:g} s")
-                    slow_at = float("inf") if choice is None else slow_at
-        finally:
-            ctx.budget_exhausted = plan.budget_exhausted
-            for loser in race.running:
-                self._lost(ctx, loser)
-
-    async def _next(self, ctx: RequestContext, route: Route, plan: AttemptPlan[Candidate]) -> Choice[Candidate] | None:
-        """The next attempt, at once or when its turn comes: those who wait for a free slot come first."""
-        choice = None if route.room.crowded else plan.next(monotonic())
-        return choice or await route.room.turn(ctx, plan, self._services.metrics.route(route.name))
-
-    async def _wait(self, ctx: RequestContext, choice: Choice[Candidate]) -> None:
-        """A pause before an endpoint is asked, with the slot already taken; not counted as Seawall's own time."""
-        if choice.delay > 0:
-            choice.target.endpoint.hold()
-            try:
-                await asyncio.sleep(choice.delay)
-            finally:
-                choice.target.endpoint.release(monotonic())
-            ctx.backend_time += choice.delay
-
-    def _start(self, ctx: RequestContext, route: Route, choice: Choice[Candidate], race: Race) -> Attempt:
-        candidate = choice.target
-        endpoint = candidate.endpoint
-        now = monotonic()
-        body = ctx.body_for(candidate.model)
-        lines = ctx.lines
-        if ctx.deadline_is_clients:
-            lines += b"x-request-timeout: %.3f\r\n" % max(0.001, ctx.deadline - now)
-        target = endpoint.base_path + ctx.target()
-        head = request_head(ctx.request.method, target, endpoint.head_lines, lines, len(body) if body else None)
-        permit = endpoint.begin(now, early=choice.why == LAST_RESORT)
-        attempt = Attempt(candidate, ctx.api_path, head, body, race.settle, permit)
-        ctx.attempts.append(
-            AttemptRecord(endpoint.name, candidate.model or ctx.model, len(ctx.attempts) + 1, choice.why, now, attempt)
-        )
-        if len(ctx.attempts) > 1:
-            self._services.metrics.route(route.name).retries += 1
-        if candidate.fallback:
-            self._services.metrics.attempts(route.name, endpoint.name).fallbacks += 1
-        attempt.start(min(route.timeout.connect, ctx.deadline - now))
-        return attempt
-
-    def _judged(self, ctx: RequestContext, attempt: Attempt) -> None:
-        """Books a settled attempt. A stream that has begun is booked when it ends."""
-        record = ctx.record_of(attempt)
-        record.ms = (attempt.settled_at - attempt.started) * 1000
-        record.failure = attempt.failure
-        ctx.backend_time += attempt.settled_at - max(attempt.started, ctx.backend_until)
-        ctx.backend_until = attempt.settled_at
-        if attempt.failure is None:
-            if attempt.kind is AnswerKind.WHOLE:
-                ctx.usage = attempt.endpoint.dialect.usage(attempt.held)
-            tokens = ctx.usage.completion_tokens if ctx.usage is not None else None
-            attempt.endpoint.answered(attempt.settled_at - attempt.started, attempt.settled_at, tokens)
-        if attempt.failure is not None or attempt.kind is AnswerKind.WHOLE:
-            self._book(ctx, attempt, attempt.failure)
-
-    def _book(self, ctx: RequestContext, attempt: Attempt, failure: Failure | None) -> None:
-        """Tells the endpoint's breaker and the metrics how an attempt ended."""
-        now = monotonic()
-        attempt.candidate.endpoint.end(attempt.permit, failure, attempt.settled_at - attempt.started, now)
-        assert ctx.route is not None
-        numbers = self._services.metrics.attempts(ctx.route.name, attempt.candidate.endpoint.name)
-        numbers.judged(failure.kind if failure is not None else None)
-
-    def _lost(self, ctx: RequestContext, loser: Attempt) -> None:
-        """Gives up an attempt that another one beat, or whose client or time has gone."""
-        attempt_failure = loser.failure
-        if attempt_failure is None:
-            waited = monotonic() - loser.started
-            assert ctx.route is not None
-            kind = (
-                ErrorKind.INFERENCE_TIMEOUT
-                if waited >= ctx.route.timeout.first_token
-                else ErrorKind.CLIENT_DISCONNECTED
-            )
-            loser.expire(Failure(kind, f"no answer within {waited:.1f} s"))
-        self._judged(ctx, loser)
-
-    def _expire(self, race: Race, evidence: str) -> None:
-        for attempt in list(race.running):
-            attempt.expire(Failure(ErrorKind.INFERENCE_TIMEOUT, evidence))
-
-    def _out_of_time(self, ctx: RequestContext, race: Race) -> GatewayError:
-        kind = ErrorKind.DEADLINE_EXCEEDED if ctx.deadline_is_clients else ErrorKind.INFERENCE_TIMEOUT
-        for attempt in list(race.running):
-            race.running.remove(attempt)
-            self._lost(ctx, attempt)
-        return GatewayError(kind, attempts=ctx.failed_attempts())
-
-    def _total_failure(self, ctx: RequestContext, route: Route) -> GatewayError:
-        failed = ctx.failed_attempts()
-        if failed:
-            return GatewayError.from_failures(failed)
-        now = monotonic()
-        return GatewayError(ErrorKind.MODEL_OVERLOADED, _NOBODY, retry_after=route.retry_after(now))
+        return await Attempts(ctx, route, self._services, self._loop).answer()
 
     # -- relay ---------------------------------------------------------------------------------------------------------
 
@@ -302,10 +175,10 @@ class Pipeline:
             failure = await relay.done
         except asyncio.CancelledError:
             relay.close()
-            self._book(ctx, attempt, Failure(ErrorKind.CLIENT_DISCONNECTED))
+            book(self._services, route, attempt, Failure(ErrorKind.CLIENT_DISCONNECTED))
             raise
         ctx.usage = relay.usage()
-        self._book(ctx, attempt, failure)
+        book(self._services, route, attempt, failure)
         if failure is None:
             ctx.client.end()
         else:
@@ -355,10 +228,6 @@ class Pipeline:
         if ctx.holds_key_slot and ctx.key is not None:
             ctx.runtime.key_limits.release(ctx.key, ctx.usage, monotonic())
         self._services.account(ctx, monotonic())
-
-
-#: Said when no endpoint could even be asked.
-_NOBODY = "No backend for this model can be asked right now. Wait as long as Retry-After says, then try again."
 
 
 def _refusal(problem: InvalidRequest) -> GatewayError:
