@@ -1,6 +1,6 @@
 """Trains the built-in image model on generated pictures, on one CPU core.
 
-`python -m backends.workers.diffusers.train [--minutes 22] [--seed 7] [--out DIR]`
+`python -m backends.workers.diffusers.train [--minutes 90] [--seed 7] [--resume DIR] [--out DIR]`
 """
 
 import argparse
@@ -63,11 +63,22 @@ def save(networks: _Networks, out: Path) -> None:
     new_scheduler().save_pretrained(out / "scheduler")
 
 
-def train(minutes: float, seed: int, out: Path) -> None:
-    """Trains for `minutes` of wall-clock time, saving the averaged weights to `out` every two minutes."""
+def load(folder: Path) -> _Networks:
+    """The networks that `save` wrote, in float32. Raises OSError if they are missing."""
+    networks = _Networks()
+    networks.unet = UNet2DConditionModel.from_pretrained(folder / "unet", low_cpu_mem_usage=False).float()
+    networks.encoder = PromptEncoder.from_pretrained(folder / "prompt_encoder", low_cpu_mem_usage=False).float()
+    return networks
+
+
+def train(minutes: float, seed: int, resume: Path | None, out: Path) -> None:
+    """Trains for `minutes` of wall-clock time, saving the averaged weights to `out` every two minutes.
+
+    Goes on from the weights in `resume`, if given.
+    """
     torch.manual_seed(seed)
     images, slots = pictures(_POOL, seed)
-    networks = _Networks()
+    networks = load(resume) if resume is not None else _Networks()
     averaged = copy.deepcopy(networks).requires_grad_(False)
     optimizer = torch.optim.AdamW(networks.parameters(), lr=_PEAK_RATE, weight_decay=1e-3, betas=(0.9, 0.98))
     scheduler = new_scheduler()
@@ -80,11 +91,12 @@ def train(minutes: float, seed: int, out: Path) -> None:
         clean = to_patches(images[chosen].float() / 127.5 - 1)
         timesteps = (1000 * torch.rand(_BATCH) ** _EARLY).long()
         noisy = scheduler.add_noise(clean, torch.randn_like(clean), timesteps)  # type: ignore[arg-type]
-        predicted = predict(networks.unet, noisy, timesteps, networks.encoder(with_dropped_slots(slots[chosen])))
+        with torch.autocast("cpu", torch.bfloat16):
+            predicted = predict(networks.unet, noisy, timesteps, networks.encoder(with_dropped_slots(slots[chosen])))
         kept = scheduler.alphas_cumprod[timesteps]
         # The error in the velocity is the error in the image times 1 / (1 - alpha); clipped, as in Hang et al. 2023.
         weight = (1 / (1 - kept)).clamp(max=_MAX_WEIGHT)
-        loss = (weight * (predicted - clean).square().mean(dim=(1, 2, 3))).mean()
+        loss = (weight * (predicted.float() - clean).square().mean(dim=(1, 2, 3))).mean()
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(networks.parameters(), 1.0)
@@ -109,12 +121,13 @@ def _schedule(step: int, done: float) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--minutes", type=float, default=22)
+    parser.add_argument("--minutes", type=float, default=90)
     parser.add_argument("--seed", type=int, default=7)
+    parser.add_argument("--resume", type=Path, help="weights to go on from; none: from scratch")
     parser.add_argument("--out", type=Path, default=MODEL_DIR)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    train(arguments.minutes, arguments.seed, arguments.out)
+    train(arguments.minutes, arguments.seed, arguments.resume, arguments.out)
 
 
 if __name__ == "__main__":
