@@ -65,9 +65,12 @@ class Gateway:
             idle_timeout=server.timeouts.idle,
         )
         self.server = Server(limits, self.pipeline.handle, self.pipeline.refuse, self._take_over)
-        self._ops_runner = web.AppRunner(ops.application(self), handle_signals=False, access_log=None)
+        self._ops_runner = web.AppRunner(
+            ops.application(self), handle_signals=False, access_log=None, shutdown_timeout=2.0
+        )
         self._ops: web.Server | None = None
         self._watcher: asyncio.Task[None] | None = None
+        self._hurry = asyncio.Event()
 
     async def start(self, sock: socket.socket) -> None:
         """Starts serving on a bound socket. Raises OSError when a TLS file cannot be read."""
@@ -86,18 +89,28 @@ class Gateway:
         await self.server.listen(sock, tls)
         self._watcher = self.loop.create_task(self._watch())
 
-    async def stop(self, timeout: float | None = None) -> None:
-        """Drains: stops accepting, lets what runs finish for at most `timeout` seconds, then closes everything."""
+    async def stop(self, timeout: float | None = None, delay: float = 0.0) -> None:
+        """Drains: not ready any more, and for `delay` seconds still serving; then stops accepting and lets what runs
+        finish; `timeout` seconds after its beginning closes everything."""
         self.draining = True
         if self._watcher is not None:
             self._watcher.cancel()
         limit = self.runtime.config.server.drain if timeout is None else timeout
-        await self.server.drain(limit)
+        delay = min(delay, limit)
+        self.server.begin_drain(delay)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._hurry.wait(), delay)
+        await self.server.drain(0.0 if self._hurry.is_set() else limit - delay)
         await self.monitor.stop()
         await self._ops_runner.cleanup()
         for endpoint in self.runtime.endpoints.values():
             endpoint.pool.close()
         self.services.logs.close()
+
+    def hurry(self) -> None:
+        """Ends a drain now: answers under way end with an error that says so."""
+        self._hurry.set()
+        self.server.cut_off()
 
     def reload(self) -> bool:
         """Takes over the configuration file as it is now, whole or not at all. Returns whether it was taken."""
@@ -187,18 +200,22 @@ async def serve(config_path: Path, port: int | None, on_ready: Callable[[str], N
     except OSError as error:
         print(f"cannot start: {error}", file=sys.stderr)
         return 1
-    stopping = asyncio.Event()
+    stopping: asyncio.Queue[signal.Signals] = asyncio.Queue()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stopping.set)
+        loop.add_signal_handler(number, stopping.put_nowait, number)
     loop.add_signal_handler(signal.SIGHUP, gateway.reload)
     scheme = "http" if config.server.tls is None else "https"
     url = f"{scheme}://{host}:{sock.getsockname()[1]}"
     gateway.services.log.info("listening", url=url, backends=list(config.backends))
     if on_ready is not None:
         on_ready(url)
-    await stopping.wait()
-    gateway.services.log.info("draining", in_flight=gateway.services.in_flight, at_most=config.server.drain)
-    await gateway.stop()
+    # Who stops it by hand does not want to wait for load balancers to notice.
+    delay = gateway.runtime.config.server.drain_delay if await stopping.get() is signal.SIGTERM else 0.0
+    drain = gateway.runtime.config.server.drain
+    gateway.services.log.info("draining", in_flight=gateway.services.in_flight, at_most=drain)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, gateway.hurry)
+    await gateway.stop(delay=delay)
     return 0
 
 

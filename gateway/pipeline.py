@@ -54,9 +54,12 @@ class Pipeline:
         except GatewayError as error:
             self._refuse(ctx, error)
         except asyncio.CancelledError:
-            if not client.disconnected:
+            if client.disconnected:
+                ctx.error = GatewayError(ErrorKind.CLIENT_DISCONNECTED)
+            elif client.cut_off:
+                self._cut_off(ctx)
+            else:
                 raise
-            ctx.error = GatewayError(ErrorKind.CLIENT_DISCONNECTED)
         except Exception:
             self._services.log.exception("internal_error", correlation_id=ctx.correlation_id, path=request.path)
             self._refuse(ctx, GatewayError(ErrorKind.INTERNAL_ERROR))
@@ -210,6 +213,17 @@ class Pipeline:
         else:
             ctx.client.abort()
 
+    def _cut_off(self, ctx: RequestContext) -> None:
+        """The process stops and cannot wait for this answer any longer."""
+        error = GatewayError(ErrorKind.MODEL_OVERLOADED, _STOPPING, retry_after=1.0, attempts=ctx.failed_attempts())
+        answered = ctx.answered_by
+        if ctx.client.head_sent and answered is not None and answered.attempt.kind is AnswerKind.STREAM:
+            ctx.error = error
+            rendering = rendering_for(ctx.request.path)
+            ctx.client.end(render_frame(error, rendering, ctx.correlation_id, self._services.clock()), close=True)
+        else:
+            self._refuse(ctx, error)
+
     # -- errors and accounts -------------------------------------------------------------------------------------------
 
     def _refuse(self, ctx: RequestContext, error: GatewayError) -> None:
@@ -228,6 +242,10 @@ class Pipeline:
         if ctx.holds_key_slot and ctx.key is not None:
             ctx.runtime.key_limits.release(ctx.key, ctx.usage, monotonic())
         self._services.account(ctx, monotonic())
+
+
+#: Said when a drain is over before the answer is.
+_STOPPING = "This gateway is being restarted and could not finish the answer in time. Send the request again."
 
 
 def _refusal(problem: InvalidRequest) -> GatewayError:

@@ -98,6 +98,12 @@ class ServerConfig(Section):
         description="On SIGTERM: stop accepting and finish what runs, for at most this long.",
         examples=["30s"],
     )
+    drain_delay: Duration = Field(
+        1.0,
+        description="On SIGTERM: first fail `/readyz` and ask clients to close their connections for this long, "
+        "before new and idle ones are refused. It is part of `drain`.",
+        examples=["5s"],
+    )
     trusted_proxies: tuple[Network, ...] = Field(
         (),
         description="Networks (CIDR) whose `X-Forwarded-*` headers are believed.",

@@ -28,6 +28,7 @@ class ClientConnection(asyncio.Protocol):
 
     The application answers through `send`, or `start`, `write` and `end`. A client that leaves cancels the task that
     works on its request. `deadline` (loop time) is when the server may close the connection for its client's silence.
+    `cut_off` says that the task was cancelled because the server stops, with the client still there.
     """
 
     def __init__(self, server: Server) -> None:
@@ -51,6 +52,8 @@ class ClientConnection(asyncio.Protocol):
         self._chunked = False
         self._head_sent = False
         self._closing = False
+        self._told_to_close = False  # an answer's head carried `connection: close`
+        self.cut_off = False
         self._on_pause: Callable[[], None] | None = None
         self._on_resume: Callable[[], None] | None = None
         self.write_paused = False
@@ -200,10 +203,11 @@ class ClientConnection(asyncio.Protocol):
         self._task = None
         self._on_pause = self._on_resume = None
         self._server.unreserve(len(request.body))
-        if not request.keep_alive or self._closing or self._refused:
+        if not request.keep_alive or self._told_to_close or self._refused:
             self._transport.close()
             return
-        self.deadline = monotonic() + self._server.limits.idle_timeout
+        # A client that was not told to close may have its next request on the way already.
+        self.deadline = monotonic() + self._server.idle_timeout
         if self._pending:
             following = self._pending.popleft()
             if len(self._pending) == MAX_PIPELINED - 1:
@@ -255,7 +259,7 @@ class ClientConnection(asyncio.Protocol):
         self.write(last)
         self._transport.write(b"0\r\n\r\n")
         if close:
-            self._closing = True
+            self._told_to_close = True
         self._finish()
 
     def abort(self) -> None:
@@ -263,11 +267,24 @@ class ClientConnection(asyncio.Protocol):
         if not self.disconnected:
             self._transport.abort()
 
-    def close_when_idle(self) -> None:
-        """Drain: closes now when nothing runs, else right after the answer."""
+    def drain(self, deadline: float) -> None:
+        """Has the next answer ask its client to close; an idle connection is closed at `deadline` (loop time)."""
         self._closing = True
-        if self._active is None and not self.disconnected:
+        if self.idle:
+            self.deadline = min(self.deadline, deadline)
+
+    def cut(self) -> None:
+        """Stops the work on a request; its handler says so to the client."""
+        if self._task is None or self._task.done():
             self._transport.close()
+        elif not self.cut_off:
+            self.cut_off = True
+            self._task.cancel()
+
+    @property
+    def idle(self) -> bool:
+        """Whether no request runs and none has begun to arrive."""
+        return self._active is None and self._request is None and self._unparsed_head == 0
 
     @property
     def busy(self) -> bool:
@@ -288,7 +305,10 @@ class ClientConnection(asyncio.Protocol):
 
     def _connection_header(self) -> bytes:
         assert self._active is not None
-        return b"" if self._active.keep_alive and not self._closing else b"connection: close\r\n"
+        if self._active.keep_alive and not self._closing:
+            return b""
+        self._told_to_close = True
+        return b"connection: close\r\n"
 
     # -- refusals and flow control -------------------------------------------------------------------------------
 

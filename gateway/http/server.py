@@ -14,8 +14,11 @@ from gateway.http.connection import ClientConnection
 from gateway.http.message import Request
 from policies.outcome import ErrorKind
 
-#: Seconds between looks for connections whose client has been silent too long.
+#: Seconds between looks for connections whose client has been silent too long; while draining, the second.
 SWEEP_INTERVAL = 1.0
+DRAIN_INTERVAL = 0.05
+#: Seconds that clients have to take what they are told at the end of a drain.
+_LAST_WORDS = 1.0
 
 Handler = Callable[[Request, ClientConnection], Coroutine[Any, Any, None]]
 Refuser = Callable[[Request, ClientConnection, ErrorKind, str, int | None], None]
@@ -40,7 +43,7 @@ class Server:
     """Accepts connections and gives each request to `handler`.
 
     `refuser` answers what is not a usable request; `take_over` may hand a connection to another protocol and then
-    returns True.
+    returns True. `idle_timeout`: seconds that a connection may be idle now.
     """
 
     def __init__(self, limits: ServerLimits, handler: Handler, refuser: Refuser, take_over: TakeOver) -> None:
@@ -54,6 +57,8 @@ class Server:
         self._server: asyncio.Server | None = None
         self._sweep: asyncio.TimerHandle | None = None
         self._draining = False
+        self._empty = asyncio.Event()
+        self.idle_timeout = limits.idle_timeout
 
     async def listen(self, sock: socket.socket, tls: ssl.SSLContext | None = None) -> None:
         """Starts accepting on a bound socket."""
@@ -62,13 +67,17 @@ class Server:
 
     def opened(self, connection: ClientConnection) -> bool:
         """Counts a connection; False when there are too many, and it must be closed."""
-        if len(self._connections) >= self.limits.max_connections or self._draining:
+        if len(self._connections) >= self.limits.max_connections:
             return False
         self._connections.add(connection)
+        if self._draining:
+            connection.drain(self.loop.time() + self.idle_timeout)
         return True
 
     def closed(self, connection: ClientConnection) -> None:
         self._connections.discard(connection)
+        if not self._connections:
+            self._empty.set()
 
     def reserve(self, size: int) -> bool:
         """Takes `size` bytes of the room for request bodies; False when there is none left."""
@@ -94,18 +103,45 @@ class Server:
         """Connections whose request is being answered."""
         return sum(connection.busy for connection in self._connections)
 
-    async def drain(self, timeout: float) -> None:
-        """Stops accepting, lets what runs finish for at most `timeout` seconds, then cuts what is left."""
+    def begin_drain(self, linger: float) -> None:
+        """Asks clients to go: every answer says `connection: close`, and idle connections close after `linger` seconds.
+
+        It goes on accepting. Closing an idle connection at once would break requests that are on their way to it.
+        """
         self._draining = True
+        self.idle_timeout = linger
+        deadline = self.loop.time() + linger
+        for connection in list(self._connections):
+            connection.drain(deadline)
+        self._close_silent()
+
+    def stop_accepting(self) -> None:
+        """Closes the listener; connections stay."""
         if self._server is not None:
             self._server.close()
-        for connection in list(self._connections):
-            connection.close_when_idle()
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(timeout):
-                while any(connection.busy for connection in self._connections):  # noqa: ASYNC110 - only while stopping
-                    await asyncio.sleep(0.05)
+
+    async def drain(self, timeout: float) -> None:
+        """Stops accepting, waits for at most `timeout` seconds until all clients have gone, then cuts off what is left:
+        answers under way end with an error that says so."""
+        self.stop_accepting()
+        if not self._draining:
+            self.begin_drain(0.0)
+        await self._wait_empty(timeout)
+        self.cut_off()
+        await self._wait_empty(_LAST_WORDS)
         await self.close()
+
+    def cut_off(self) -> None:
+        """Ends every request under way with an error, and closes the other connections."""
+        for connection in list(self._connections):
+            connection.cut()
+
+    async def _wait_empty(self, timeout: float) -> None:
+        self._empty.clear()
+        if self._connections:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(timeout):
+                    await self._empty.wait()
 
     async def close(self) -> None:
         """Closes everything now."""
@@ -117,7 +153,9 @@ class Server:
             connection.abort()
 
     def _close_silent(self) -> None:
+        if self._sweep is not None:
+            self._sweep.cancel()
         now = self.loop.time()
-        for connection in [connection for connection in self._connections if connection.deadline < now]:
+        for connection in [connection for connection in self._connections if connection.deadline <= now]:
             connection.expire()
-        self._sweep = self.loop.call_later(SWEEP_INTERVAL, self._close_silent)
+        self._sweep = self.loop.call_later(DRAIN_INTERVAL if self._draining else SWEEP_INTERVAL, self._close_silent)
