@@ -28,6 +28,7 @@ from gateway.observe.error_stats import ErrorStats
 from gateway.observe.logs import configure
 from gateway.observe.metrics import Metrics
 from gateway.observe.request_log import RequestLog
+from gateway.observe.tracing import configure as configure_tracing
 from gateway.pipeline import Pipeline
 from gateway.runtime import build
 from gateway.services import Services
@@ -49,7 +50,10 @@ class Gateway:
         log = config.observability.log
         logs = configure(format=log.format, level=log.level, prompts=log.prompts)
         self.metrics.log_lines_dropped = lambda: logs.dropped
-        self.services = Services(self.metrics, ErrorStats(), RequestLog(), logs)
+        tracing = configure_tracing(config.observability.otlp, logs.logger)
+        if tracing is not None:
+            self.metrics.trace_spans = tracing.counts
+        self.services = Services(self.metrics, ErrorStats(), RequestLog(), logs, tracing=tracing)
         self.runtime = build(config, None, self._random)
         self.pipeline = Pipeline(self.runtime, self.services)
         self.monitor = Monitor(self.runtime, self.metrics, self.services.log)
@@ -105,6 +109,8 @@ class Gateway:
         await self._ops_runner.cleanup()
         for endpoint in self.runtime.endpoints.values():
             endpoint.pool.close()
+        if self.services.tracing is not None:
+            await asyncio.to_thread(self.services.tracing.close)
         self.services.logs.close()
 
     def hurry(self) -> None:

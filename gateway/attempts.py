@@ -92,6 +92,8 @@ class Attempts:
         lines = ctx.lines
         if ctx.deadline_is_clients:
             lines += b"x-request-timeout: %.3f\r\n" % max(0.001, ctx.deadline - now)
+        if ctx.trace is not None:
+            lines += ctx.trace.traceparent_line(len(ctx.attempts) + 1)
         target = endpoint.base_path + ctx.target()
         head = request_head(ctx.request.method, target, endpoint.head_lines, lines, len(body) if body else None)
         permit = endpoint.begin(now, early=choice.why == LAST_RESORT)

@@ -17,6 +17,7 @@ from policies.outcome import Failure
 if TYPE_CHECKING:
     from backends.dialect import Usage
     from gateway.attempt import Attempt
+    from gateway.observe.spans import Trace
     from gateway.runtime import Route, Runtime
 
 
@@ -67,6 +68,7 @@ class RequestContext:
         "route",
         "runtime",
         "status",
+        "trace",
         "usage",
         "warning",
     )
@@ -98,6 +100,7 @@ class RequestContext:
         self.usage: Usage | None = None
         self.warning: str | None = None
         self.degraded: str | None = None
+        self.trace: Trace | None = None  # where tracing is on
 
     # -- what goes to a backend ----------------------------------------------------------------------------------------
 

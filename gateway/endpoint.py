@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import random
 import ssl
+from collections import deque
 from collections.abc import Callable
+from time import monotonic
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -37,7 +39,8 @@ class Endpoint:
     `in_flight` counts attempts, those that wait out a pause before they start among them; `limiter` says how many there
     may be. `weight` is its present share of traffic. `away_until` (loop time) is how long it asked to be left alone.
     `healthy` is the active probes' view, true until they say otherwise; `waiting` and `kv_cache` (0 to 1) are its own
-    gauges, when scraped. `waiting_rooms` are told when an attempt is over.
+    gauges, when scraped. `waiting_rooms` are told when an attempt is over. `transitions` are the latest changes of its
+    circuit: loop time and the state that it came to.
     """
 
     __slots__ = (
@@ -61,6 +64,7 @@ class Endpoint:
         "pool",
         "probe_target",
         "state",
+        "transitions",
         "waiting",
         "waiting_rooms",
         "weight",
@@ -97,6 +101,7 @@ class Endpoint:
         )
         self.weight = float(config.weight)
         self._returning = False
+        self.transitions: deque[tuple[float, str]] = deque(maxlen=8)
         self.in_flight = 0
         self.concurrency_policy = policy.concurrency
         self.limiter: ConcurrencyLimit = _limiter(policy.concurrency)
@@ -232,6 +237,7 @@ class Endpoint:
 
     def _changed(self, state: State) -> None:
         self._returning = state is State.CLOSED
+        self.transitions.append((monotonic(), state.value))
         self.on_transition(state)
 
     def _return(self, now: float) -> None:

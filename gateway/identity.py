@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 _CORRELATION_ID = re.compile(rb"[A-Za-z0-9._:/+=-]{1,128}")
-_TRACEPARENT = re.compile(rb"[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{2}(-.*)?")
+_TRACEPARENT = re.compile(rb"[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
 _ZERO_TRACE, _ZERO_SPAN = b"0" * 32, b"0" * 16
 
 Bits = Callable[[int], int]
@@ -40,13 +40,25 @@ def correlation_id(headers: dict[bytes, bytes], getrandbits: Bits = random.getra
 
 def trace_id(headers: dict[bytes, bytes]) -> str | None:
     """The trace id (32 hex digits) of a valid `traceparent` (W3C Trace Context), or None."""
+    match = _traceparent(headers)
+    return None if match is None else match[1].decode("ascii")
+
+
+def trace_context(headers: dict[bytes, bytes]) -> tuple[int, int, bool] | None:
+    """(trace id, span id, whether it is sampled) of a valid `traceparent`, or None."""
+    match = _traceparent(headers)
+    return None if match is None else (int(match[1], 16), int(match[2], 16), bool(int(match[3], 16) & 1))
+
+
+def _traceparent(headers: dict[bytes, bytes]) -> re.Match[bytes] | None:
     value = headers.get(b"traceparent")
     if value is None:
         return None
-    match = _TRACEPARENT.fullmatch(value.strip())
+    value = value.strip()
+    match = _TRACEPARENT.fullmatch(value)
     if match is None or match[1] == _ZERO_TRACE or match[2] == _ZERO_SPAN or value[:2] == b"ff":
         return None
-    return match[1].decode("ascii")
+    return match
 
 
 def traceparent(headers: dict[bytes, bytes], correlation: str, getrandbits: Bits = random.getrandbits) -> bytes:

@@ -148,9 +148,11 @@ class Pipeline:
 
     async def _attempt(self, ctx: RequestContext, route: Route) -> Attempt:
         """Tries endpoints until one answers. Raises GatewayError when none can."""
-        ctx.lines = passed_on(ctx.request.headers) + correlation_lines(
-            ctx.correlation_id, traceparent(ctx.request.headers, ctx.correlation_id)
-        )
+        headers, tracing = ctx.request.headers, self._services.tracing
+        if tracing is not None:
+            ctx.trace = tracing.begin(headers)
+        parent = traceparent(headers, ctx.correlation_id) if ctx.trace is None else None
+        ctx.lines = passed_on(headers) + correlation_lines(ctx.correlation_id, parent)
         return await Attempts(ctx, route, self._services, self._loop).answer()
 
     # -- relay ---------------------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from gateway.observe.error_stats import ErrorStats
 from gateway.observe.logs import Logs, RequestRecord
 from gateway.observe.metrics import Metrics
 from gateway.observe.request_log import AttemptStory, RequestLog, RequestStory
+from gateway.observe.tracing import Tracing
 from policies.outcome import ErrorKind
 
 
@@ -24,12 +25,14 @@ class Services:
         requests: RequestLog,
         logs: Logs,
         clock: Callable[[], float] = time.time,
+        tracing: Tracing | None = None,
     ) -> None:
         self.metrics = metrics
         self.errors = errors
         self.requests = requests
         self.logs = logs
         self.clock = clock
+        self.tracing = tracing
         self.log: Any = logs.logger
         self.in_flight = 0
 
@@ -63,6 +66,8 @@ class Services:
             numbers.interrupted[kind] += 1
         wall = self.clock()
         self.errors.record(kind, ctx.request.path)
+        if self.tracing is not None:
+            self.tracing.finished(ctx, now, wall)
         self.requests.add(_story(ctx, kind, status, duration, wall - duration))
         self.logs.log_request(_record(ctx, kind, status, duration, first_token))
 

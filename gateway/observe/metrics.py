@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import time
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from prometheus_client.process_collector import ProcessCollector
 
 from gateway import __version__
 from gateway.observe.exposition import FAMILIES, HistogramValue, Snapshot, expose, merge
+from gateway.observe.tracing import RESULTS as TRACE_RESULTS
 from policies.outcome import ErrorKind
 
 #: The route of requests that belong to none: unknown paths and models, and what is refused before routing.
@@ -223,6 +224,7 @@ class Metrics:
 
     def __init__(self, routes: Sequence[str], endpoints: Sequence[str], *, start_time: float | None = None) -> None:
         self.log_lines_dropped: Callable[[], int] = int
+        self.trace_spans: Mapping[str, int] = dict.fromkeys(TRACE_RESULTS, 0)
         self._start_time = time.time() if start_time is None else start_time
         self._routes: dict[str, RouteMetrics] = {}
         self._endpoints: dict[str, EndpointMetrics] = {}
@@ -287,6 +289,8 @@ class Metrics:
         for code, count in self._responses.items():
             yield "seawall_http_responses_total", (str(code) if code else "other",), count
         yield "seawall_log_lines_dropped_total", (), self.log_lines_dropped()
+        for result, count in self.trace_spans.items():
+            yield "seawall_trace_spans_total", (result,), count
         yield "seawall_build_info", (__version__,), 1
         yield "seawall_start_time_seconds", (), self._start_time
         for metric in self._process.collect():

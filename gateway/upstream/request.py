@@ -36,10 +36,11 @@ def passed_on(headers: dict[bytes, bytes]) -> bytes:
     return b"".join([b"%b: %b\r\n" % item for item in headers.items() if item[0] not in dropped])
 
 
-def correlation_lines(correlation_id: str, traceparent: bytes) -> bytes:
-    """The headers by which a request is found again in the backend's logs."""
+def correlation_lines(correlation_id: str, traceparent: bytes | None) -> bytes:
+    """The headers by which a request is found again in the backend's logs; no trace where each attempt has its own."""
     name = correlation_id.encode("ascii")
-    return b"x-correlation-id: %b\r\nx-request-id: %b\r\ntraceparent: %b\r\n" % (name, name, traceparent)
+    lines = b"x-correlation-id: %b\r\nx-request-id: %b\r\n" % (name, name)
+    return lines if traceparent is None else b"%btraceparent: %b\r\n" % (lines, traceparent)
 
 
 def request_head(method: str, target: bytes, endpoint_lines: bytes, request_lines: bytes, length: int | None) -> bytes:

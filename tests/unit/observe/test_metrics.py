@@ -45,7 +45,9 @@ def fill(metrics: Metrics) -> None:
     )
     chat.interrupted[ErrorKind.GENERATION_FAILED] += 1
     metrics.attempts("chat", "llama-a").judged(ErrorKind.OUT_OF_MEMORY)
-    metrics.endpoint("llama-a").bind(breaker_state=lambda: "half_open", in_flight=lambda: 3, healthy=lambda: False)
+    metrics.endpoint("llama-a").bind(
+        breaker_state=lambda: "half_open", in_flight=lambda: 3, limit=lambda: 8, healthy=lambda: False
+    )
     metrics.endpoint("llama-a").probe_duration = 0.25
     metrics.responded(200)
 
