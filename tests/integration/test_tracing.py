@@ -8,9 +8,6 @@ import sys
 import time
 
 import pytest
-
-pytest.importorskip("opentelemetry.sdk.trace")
-
 from opentelemetry.semconv._incubating.attributes import (
     gen_ai_attributes,
     http_attributes,
