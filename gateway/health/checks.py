@@ -193,27 +193,18 @@ def disk_check(latest: Callable[[], Resources | None]) -> Check:
 
 
 def gpu_check(latest: Callable[[], Resources | None]) -> Check:
-    """Unhealthy when GPUs that are there can't be read. None at all is fine: the models may run elsewhere. Nor is full
-    memory a fault: model servers take it whole on purpose."""
+    """Unhealthy when GPUs that are there can't be read, have failed or are nearly out of memory. None at all is fine:
+    the models may run elsewhere."""
 
     def judge(resources: Resources) -> CheckResult:
         if resources.gpu_failed:
             return CheckResult(Status.UNHEALTHY, resources.gpu_message)
         if not resources.gpus:
             return CheckResult(Status.HEALTHY, resources.gpu_message)
-        details = {
-            "devices": [
-                {
-                    "index": gpu.index,
-                    "name": gpu.name,
-                    "memory_used_bytes": gpu.memory_used,
-                    "memory_total_bytes": gpu.memory_total,
-                    "utilisation": gpu.utilisation,
-                }
-                for gpu in resources.gpus
-            ]
-        }
-        return CheckResult(Status.HEALTHY, f"{len(resources.gpus)} present", details)
+        details = {"devices": [gpu.as_json() for gpu in resources.gpus]}
+        troubles = [f"GPU {gpu.index}: {gpu.trouble}" for gpu in resources.gpus if gpu.trouble]
+        status = Status.UNHEALTHY if troubles else Status.HEALTHY
+        return CheckResult(status, "; ".join(troubles) or f"{len(resources.gpus)} present", details)
 
     return _sampled(latest, judge)
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import psutil
 import structlog
+
+from backends.workers.gpu import Gpu, Gpus
 
 _log = structlog.get_logger()
 _CGROUP = Path("/sys/fs/cgroup")
@@ -42,17 +42,6 @@ class Disk:
     def share(self) -> float:
         """Share in use, 0 to 1."""
         return 1 - self.free / self.total if self.total else 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class Gpu:
-    """One device; memory in bytes, `utilisation` 0 to 1."""
-
-    index: int
-    name: str
-    memory_used: int
-    memory_total: int
-    utilisation: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,53 +101,6 @@ def _inactive_file(group: Path) -> int:
             if name in ("inactive_file", "total_inactive_file"):
                 return int(value)
     return 0
-
-
-class Gpus:
-    """NVIDIA devices through NVML, which is loaded with the first reading and may well be missing."""
-
-    def __init__(self, load: Callable[[], Any] | None = None) -> None:
-        self._load = load or _load_nvml
-        self._nvml: Any = None
-        self._absent = ""
-
-    def read(self) -> tuple[tuple[Gpu, ...], str, bool]:
-        """(devices, message, whether devices that should be there can't be read)."""
-        if self._absent:
-            return (), self._absent, False
-        try:
-            if self._nvml is None:
-                self._nvml = self._load()
-        except Exception as error:  # no package, no driver, no device: each with an exception of its own
-            self._absent = f"not present ({_reason(error)})"
-            return (), self._absent, False
-        try:
-            devices = tuple(self._device(index) for index in range(self._nvml.nvmlDeviceGetCount()))
-        except Exception as error:
-            return (), f"cannot be read ({_reason(error)})", True
-        return devices, "" if devices else "not present (no devices)", False
-
-    def _device(self, index: int) -> Gpu:
-        nvml = self._nvml
-        handle = nvml.nvmlDeviceGetHandleByIndex(index)
-        name = nvml.nvmlDeviceGetName(handle)
-        memory = nvml.nvmlDeviceGetMemoryInfo(handle)
-        try:
-            utilisation = nvml.nvmlDeviceGetUtilizationRates(handle).gpu / 100
-        except nvml.NVMLError:  # not told for slices of a device (MIG)
-            utilisation = 0.0
-        return Gpu(index, name if isinstance(name, str) else name.decode(), memory.used, memory.total, utilisation)
-
-
-def _load_nvml() -> Any:
-    import pynvml
-
-    pynvml.nvmlInit()
-    return pynvml
-
-
-def _reason(error: Exception) -> str:
-    return "nvidia-ml-py is not installed" if isinstance(error, ImportError) else str(error) or type(error).__name__
 
 
 class ResourceSampler:

@@ -5,6 +5,7 @@ import json
 
 import pytest
 
+from backends.workers.gpu import Gpu
 from gateway.health.checks import (
     CheckResult,
     EndpointHealth,
@@ -15,7 +16,7 @@ from gateway.health.checks import (
     gpu_check,
     memory_check,
 )
-from gateway.health.resources import Disk, Gpu, Memory, Resources
+from gateway.health.resources import Disk, Memory, Resources
 
 HEALTHY, DEGRADED, UNHEALTHY = (CheckResult(status, status.value) for status in Status)
 GIB = 2**30
@@ -184,7 +185,13 @@ def resources(
         (disk_check, resources(disk=0.99), Status.UNHEALTHY, "0.0 GiB of 1.0 GiB free"),
         (gpu_check, resources(message="not present (no driver)"), Status.HEALTHY, "not present (no driver)"),
         (gpu_check, resources(message="cannot be read (lost)", failed=True), Status.UNHEALTHY, "cannot be read (lost)"),
-        (gpu_check, resources(gpus=(Gpu(0, "H100", 79 * GIB, 80 * GIB, 1.0),)), Status.HEALTHY, "1 present"),
+        (gpu_check, resources(gpus=(Gpu(0, "H100", 75 * GIB, 80 * GIB, 1.0),)), Status.HEALTHY, "1 present"),
+        (
+            gpu_check,
+            resources(gpus=(Gpu(0, "H100", 5, 80, 0.0), Gpu(1, "H100", 79 * GIB, 80 * GIB, 1.0))),
+            Status.UNHEALTHY,
+            "GPU 1: 99% of its memory in use",
+        ),
     ],
 )
 def test_checks_of_this_machine(check: object, sample: Resources | None, status: Status, message: str) -> None:

@@ -2,13 +2,12 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import psutil
 import pytest
 
-from gateway.health.resources import Gpu, Gpus, Memory, ResourceSampler, read_memory
+from gateway.health.resources import Memory, ResourceSampler, read_memory
 
 MIB = 2**20
 
@@ -79,66 +78,6 @@ def test_without_a_limit_the_machines_memory_counts(tmp_path: Path, own: str, fi
     memory = read_memory(tmp_path, tmp_path / "own")
     assert memory.limit == psutil.virtual_memory().total
     assert 0 < memory.used < memory.limit
-
-
-class Nvml:
-    """NVML with one device, as nvidia-ml-py gives it."""
-
-    class NVMLError(Exception):
-        pass
-
-    def __init__(self) -> None:
-        self.lost = False
-        self.sliced = False
-
-    def nvmlDeviceGetCount(self) -> int:
-        if self.lost:
-            raise self.NVMLError("GPU is lost")
-        return 1
-
-    def nvmlDeviceGetHandleByIndex(self, index: int) -> int:
-        return index
-
-    def nvmlDeviceGetName(self, handle: int) -> str:
-        return "H100"
-
-    def nvmlDeviceGetMemoryInfo(self, handle: int) -> Any:
-        return SimpleNamespace(used=5, total=80)
-
-    def nvmlDeviceGetUtilizationRates(self, handle: int) -> Any:
-        if self.sliced:
-            raise self.NVMLError("Not Supported")
-        return SimpleNamespace(gpu=75)
-
-
-def test_gpus_are_read_and_a_lost_one_is_a_failure() -> None:
-    nvml = Nvml()
-    gpus = Gpus(lambda: nvml)
-    assert gpus.read() == ((Gpu(0, "H100", 5, 80, 0.75),), "", False)
-    nvml.sliced = True
-    assert gpus.read()[0][0].utilisation == 0.0
-    nvml.lost = True
-    assert gpus.read() == ((), "cannot be read (GPU is lost)", True)
-
-
-@pytest.mark.parametrize(
-    ("error", "message"),
-    [
-        (ImportError("No module named 'pynvml'"), "not present (nvidia-ml-py is not installed)"),
-        (Nvml.NVMLError("NVML Shared Library Not Found"), "not present (NVML Shared Library Not Found)"),
-    ],
-)
-def test_a_machine_without_gpus_is_asked_once(error: Exception, message: str) -> None:
-    loads = 0
-
-    def load() -> Any:
-        nonlocal loads
-        loads += 1
-        raise error
-
-    gpus = Gpus(load)
-    assert gpus.read() == gpus.read() == ((), message, False)
-    assert loads == 1
 
 
 async def test_the_sampler_samples_at_once_and_stops(tmp_path: Path) -> None:
