@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from math import inf
 from time import monotonic
 
 from gateway.attempt import AnswerKind, Attempt
@@ -13,57 +14,55 @@ from gateway.runtime import Candidate, Route
 from gateway.services import Services
 from gateway.upstream.request import request_head
 from policies.outcome import ErrorKind, Failure
-from policies.plan import LAST_RESORT, AttemptPlan, Choice
+from policies.plan import HEDGE, LAST_RESORT, AttemptPlan, Choice
 
 
 class Attempts:
     """Not reused. `ctx.lines` must be set: the header lines that go to every endpoint."""
 
-    __slots__ = ("_ctx", "_plan", "_race", "_route", "_services")
+    __slots__ = ("_ctx", "_hedge_at", "_hedges", "_late", "_numbers", "_plan", "_race", "_route", "_services")
 
     def __init__(self, ctx: RequestContext, route: Route, services: Services, loop: asyncio.AbstractEventLoop) -> None:
         self._ctx = ctx
         self._route = route
         self._services = services
+        self._numbers = services.metrics.route(route.name)
         self._race = Race(loop)
+        self._late: list[Attempt] = []  # those without an answer after `first_token`
+        self._hedge_at = inf
+        self._hedges = 0
         self._plan: AttemptPlan[Candidate] = route.plan(ctx.deadline, ctx.affinity(route.policy.balance))
 
     async def answer(self) -> Attempt:
-        """Tries endpoints until one answers. Raises GatewayError when none can.
-
-        An attempt without an answer after `first_token` is not cut off at once (a long prompt may rightly take that
-        long): another is started beside it, and whichever answers first is taken.
-        """
+        """Tries endpoints until one answers. Raises GatewayError when none can."""
         ctx, plan, race = self._ctx, self._plan, self._race
-        first_token = self._route.timeout.first_token
         try:
             choice = await self._next()
             while True:
                 if choice is not None:
                     await self._wait(choice)
                     race.running.append(self._start(choice))
-                    slow_at = monotonic() + first_token
                 elif not race.running:
                     raise self._total_failure()
-                attempt = await race.next(min(ctx.deadline, slow_at))
+                attempt = await race.next(self._patience())
                 now = monotonic()
+                choice = None
                 if attempt is not None:
                     self._judged(attempt)
                     if attempt.failure is None:
+                        self._beaten()
                         return attempt
                     plan.failed(attempt.candidate, attempt.failure)
-                    choice = await self._next() if not race.running else None
+                    if not race.running:
+                        choice = await self._next()
                 elif now >= ctx.deadline:
                     raise self._out_of_time()
                 else:
-                    choice = plan.beside(now, [running.candidate for running in race.running])
-                    if choice is None and ctx.facts.stream:
-                        self._expire(f"no first token within {first_token:g} s")
-                    slow_at = float("inf") if choice is None else slow_at
+                    choice = self._beside(now)
         finally:
             ctx.budget_exhausted = plan.budget_exhausted
-            for loser in race.running:
-                self._lost(loser)
+            for left in race.running:
+                self._abandon(left)
 
     # -- choosing and starting -----------------------------------------------------------------------------------------
 
@@ -71,7 +70,36 @@ class Attempts:
         """The next attempt, at once or when its turn comes: those who wait for a free slot come first."""
         room = self._route.room
         choice = None if room.crowded else self._plan.next(monotonic())
-        return choice or await room.turn(self._ctx, self._plan, self._services.metrics.route(self._route.name))
+        return choice or await room.turn(self._ctx, self._plan, self._numbers)
+
+    def _patience(self) -> float:
+        """Until when to wait for what runs: then something is to be started beside it, or time is up."""
+        fresh = [attempt.started for attempt in self._race.running if attempt not in self._late]
+        slow_at = min(fresh) + self._route.timeout.first_token if fresh else inf
+        return min(self._ctx.deadline, self._hedge_at, slow_at)
+
+    def _beside(self, now: float) -> Choice[Candidate] | None:
+        """What to start beside attempts that are slow to begin.
+
+        One that is slower than can be expected is hedged. One without an answer after `first_token` counts as silent,
+        but is not cut off at once (a long prompt may rightly take that long) unless it is a stream and nobody else can
+        be asked. Whichever answers first is taken.
+        """
+        first_token = self._route.timeout.first_token
+        late = [a for a in self._race.running if a not in self._late and now >= a.started + first_token]
+        if late:
+            self._late += late
+            choice = self._plan.beside(now, [attempt.candidate for attempt in late])
+            if choice is None and self._ctx.facts.stream:
+                self._expire(f"no first token within {first_token:g} s")
+            return choice
+        if now < self._hedge_at:
+            return None
+        self._hedge_at = inf
+        hedge = self._route.hedge
+        assert hedge is not None
+        running = [attempt.candidate for attempt in self._race.running]
+        return self._plan.hedge(now, running, lambda now: hedge.try_hedge(now, self._route.budget))
 
     async def _wait(self, choice: Choice[Candidate]) -> None:
         """A pause before an endpoint is asked, with the slot already taken; not counted as Seawall's own time."""
@@ -101,8 +129,15 @@ class Attempts:
         ctx.attempts.append(
             AttemptRecord(endpoint.name, candidate.model or ctx.model, len(ctx.attempts) + 1, choice.why, now, attempt)
         )
-        if len(ctx.attempts) > 1:
-            self._services.metrics.route(route.name).retries += 1
+        self._numbers.retries += len(ctx.attempts) > 1
+        if choice.why == HEDGE:
+            self._hedges += 1
+            self._numbers.hedges += 1
+        if route.hedge is not None:
+            facts = ctx.facts
+            image = facts.endpoint.images
+            delay = route.hedge.delay(now, self._hedges, len(body), stream=facts.stream, image=image)
+            self._hedge_at = now + delay if delay is not None else inf
         if candidate.fallback:
             self._services.metrics.attempts(route.name, endpoint.name).fallbacks += 1
         attempt.start(min(route.timeout.connect, ctx.deadline - now))
@@ -112,38 +147,70 @@ class Attempts:
 
     def _judged(self, attempt: Attempt) -> None:
         """Books a settled attempt. A stream that has begun is booked when it ends."""
-        ctx = self._ctx
-        record = ctx.record_of(attempt)
-        record.ms = (attempt.settled_at - attempt.started) * 1000
-        record.failure = attempt.failure
-        ctx.backend_time += attempt.settled_at - max(attempt.started, ctx.backend_until)
-        ctx.backend_until = attempt.settled_at
-        if attempt.failure is None:
-            if attempt.kind is AnswerKind.WHOLE:
-                ctx.usage = attempt.endpoint.dialect.usage(attempt.held)
-            tokens = ctx.usage.completion_tokens if ctx.usage is not None else None
-            attempt.endpoint.answered(attempt.settled_at - attempt.started, attempt.settled_at, tokens)
-        if attempt.failure is not None or attempt.kind is AnswerKind.WHOLE:
-            book(self._services, self._route, attempt, attempt.failure)
+        ctx, failure = self._ctx, attempt.failure
+        seconds = self._timed(attempt)
+        ctx.record_of(attempt).failure = failure
+        tokens = 0
+        if failure is None:
+            if attempt.kind is AnswerKind.WHOLE and (usage := attempt.endpoint.dialect.usage(attempt.held)) is not None:
+                ctx.usage = usage
+                tokens = usage.completion_tokens
+            attempt.endpoint.answered(seconds, attempt.settled_at, tokens if ctx.usage is not None else None)
+            if self._route.hedge is not None:
+                self._route.hedge.observe(seconds, attempt.settled_at, stream=ctx.facts.stream)
+        if failure is not None or attempt.kind is AnswerKind.WHOLE:
+            book(self._services, ctx, attempt, failure, tokens)
 
-    def _lost(self, loser: Attempt) -> None:
-        """Gives up an attempt that another one beat, or whose client or time has gone."""
-        if loser.failure is None:
-            waited = monotonic() - loser.started
+    def _beaten(self) -> None:
+        """Aborts at once what still runs: another attempt has answered. No fault of theirs, unless they were silent."""
+        now = monotonic()
+        for attempt in self._race.running:
+            if attempt in self._late and attempt.failure is None:
+                evidence = f"no answer within {now - attempt.started:.1f} s"
+                attempt.expire(Failure(ErrorKind.INFERENCE_TIMEOUT, evidence))
+            if attempt.failure is not None:
+                self._judged(attempt)
+                continue
+            attempt.cancel()
+            attempt.settled_at = now
+            record = self._ctx.record_of(attempt)
+            record.beaten = True
+            seconds = self._timed(attempt)
+            attempt.endpoint.end(attempt.permit, Failure(ErrorKind.CLIENT_DISCONNECTED), seconds, now)
+            self._services.metrics.attempts(self._route.name, attempt.endpoint.name).beaten += 1
+            self._numbers.wasted("beaten", seconds, 0)
+            if self._route.hedge is not None:
+                self._route.hedge.observe(seconds, now, stream=self._ctx.facts.stream)
+        self._race.running.clear()
+
+    def _abandon(self, attempt: Attempt) -> None:
+        """Gives up an attempt whose client or time has gone."""
+        if attempt.failure is None:
+            waited = monotonic() - attempt.started
             slow = waited >= self._route.timeout.first_token
             kind = ErrorKind.INFERENCE_TIMEOUT if slow else ErrorKind.CLIENT_DISCONNECTED
-            loser.expire(Failure(kind, f"no answer within {waited:.1f} s"))
-        self._judged(loser)
+            attempt.expire(Failure(kind, f"no answer within {waited:.1f} s"))
+        self._judged(attempt)
+
+    def _timed(self, attempt: Attempt) -> float:
+        """Notes how long a settled attempt took, in seconds; what ran beside another counts once."""
+        ctx = self._ctx
+        seconds = attempt.settled_at - attempt.started
+        ctx.record_of(attempt).ms = seconds * 1000
+        ctx.backend_time += max(0.0, attempt.settled_at - max(attempt.started, ctx.backend_until))
+        ctx.backend_until = attempt.settled_at
+        return seconds
 
     def _expire(self, evidence: str) -> None:
         for attempt in list(self._race.running):
-            attempt.expire(Failure(ErrorKind.INFERENCE_TIMEOUT, evidence))
+            if attempt in self._late:
+                attempt.expire(Failure(ErrorKind.INFERENCE_TIMEOUT, evidence))
 
     def _out_of_time(self) -> GatewayError:
         kind = ErrorKind.DEADLINE_EXCEEDED if self._ctx.deadline_is_clients else ErrorKind.INFERENCE_TIMEOUT
         for attempt in list(self._race.running):
             self._race.running.remove(attempt)
-            self._lost(attempt)
+            self._abandon(attempt)
         return GatewayError(kind, attempts=self._ctx.failed_attempts())
 
     def _total_failure(self) -> GatewayError:
@@ -153,12 +220,19 @@ class Attempts:
         return GatewayError(ErrorKind.MODEL_OVERLOADED, _NOBODY, retry_after=self._route.retry_after(monotonic()))
 
 
-def book(services: Services, route: Route, attempt: Attempt, failure: Failure | None) -> None:
-    """Tells the endpoint's breaker and the metrics how an attempt ended."""
-    endpoint = attempt.candidate.endpoint
-    endpoint.end(attempt.permit, failure, attempt.settled_at - attempt.started, monotonic())
-    services.metrics.attempts(route.name, endpoint.name).judged(failure.kind if failure is not None else None)
+def book(services: Services, ctx: RequestContext, attempt: Attempt, failure: Failure | None, tokens: int) -> None:
+    """Tells the endpoint's breaker and the metrics how an attempt ended; `tokens` are those seen of its answer."""
+    assert ctx.route is not None
+    endpoint, route, now = attempt.candidate.endpoint, ctx.route.name, monotonic()
+    endpoint.end(attempt.permit, failure, attempt.settled_at - attempt.started, now)
+    services.metrics.attempts(route, endpoint.name).judged(failure.kind if failure is not None else None)
+    ctx.record_of(attempt).tokens = tokens
+    if failure is not None:
+        begun = "interrupted" if attempt.failure is None else "failed"
+        services.metrics.route(route).wasted(_CAUSES.get(failure.kind, begun), now - attempt.started, tokens)
 
 
+#: Whose fault a waste is, where it is not the attempt's own.
+_CAUSES = {ErrorKind.CLIENT_DISCONNECTED: "disconnected", ErrorKind.DEADLINE_EXCEEDED: "deadline"}
 #: Said when no endpoint could even be asked.
 _NOBODY = "No backend for this model can be asked right now. Wait as long as Retry-After says, then try again."

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class AttemptRecord:
-    """One attempt as operators see it. `failure` is None for one that answered."""
+    """One attempt as operators see it. `failure` is None for one that answered, and for one that was `beaten`: another
+    one answered first. `tokens` came of it, as far as is known."""
 
     backend: str
     model: str
@@ -33,6 +34,8 @@ class AttemptRecord:
     attempt: Attempt
     ms: float = 0.0
     failure: Failure | None = None
+    beaten: bool = False
+    tokens: int = 0
 
     def failed(self) -> FailedAttempt:
         """The attempt as the client may see it; only for one that failed."""
@@ -150,4 +153,6 @@ class RequestContext:
     @property
     def answered_by(self) -> AttemptRecord | None:
         """The attempt that the client's answer comes from, or None."""
-        return next((record for record in reversed(self.attempts) if record.failure is None), None)
+        return next(
+            (record for record in reversed(self.attempts) if record.failure is None and not record.beaten), None
+        )

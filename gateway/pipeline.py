@@ -142,7 +142,10 @@ class Pipeline:
         if ctx.key is not None:
             ctx.runtime.key_limits.admit(ctx.key, ctx.model, monotonic())
             ctx.holds_key_slot = True
-        route.budget.deposit(monotonic())
+        now = monotonic()
+        route.budget.deposit(now)
+        if route.hedge is not None:
+            route.hedge.deposit(now)
 
     # -- attempts ------------------------------------------------------------------------------------------------------
 
@@ -180,10 +183,11 @@ class Pipeline:
             failure = await relay.done
         except asyncio.CancelledError:
             relay.close()
-            book(self._services, route, attempt, Failure(ErrorKind.CLIENT_DISCONNECTED))
+            book(self._services, ctx, attempt, Failure(ErrorKind.CLIENT_DISCONNECTED), relay.chunks)
             raise
         ctx.usage = relay.usage()
-        book(self._services, route, attempt, failure)
+        tokens = ctx.usage.completion_tokens if ctx.usage is not None else relay.chunks
+        book(self._services, ctx, attempt, failure, tokens)
         if failure is None:
             ctx.client.end()
         else:

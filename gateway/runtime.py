@@ -21,6 +21,7 @@ from policies.admission import AdmissionSettings
 from policies.balance import Balancer, make_balancer
 from policies.breaker import CircuitBreaker
 from policies.budget import BudgetSettings, RetryBudget
+from policies.hedge import HedgePolicy, HedgeSettings
 from policies.outlier import last_resort
 from policies.plan import AttemptPlan
 from policies.retry import Backoff, BackoffSettings
@@ -89,6 +90,7 @@ class Route:
         "_random",
         "balancer",
         "budget",
+        "hedge",
         "limits",
         "name",
         "patterns",
@@ -130,9 +132,12 @@ class Route:
         members = [candidate.endpoint for tier in self.tiers for candidate in tier]
         admission = AdmissionSettings(**policy.admission.model_dump())
         self.room = WaitingRoom(admission, members)
+        self.hedge = _hedge(policy)
         if previous is not None:
             if previous.policy.retry == policy.retry:
                 self.budget = previous.budget
+            if previous.policy.hedge == policy.hedge:
+                self.hedge = previous.hedge
             if previous.room.matches(admission, members):
                 self.room = previous.room
 
@@ -173,6 +178,13 @@ class Route:
 
     def _pick(self, candidates: Sequence[Candidate], now: float, key: bytes | None = None) -> Candidate:
         return candidates[0] if len(candidates) == 1 else self.balancer.pick(candidates, now, self._random, key)
+
+
+def _hedge(policy: PolicyConfig) -> HedgePolicy | None:
+    settings = policy.hedge
+    if settings.after is None:
+        return None
+    return HedgePolicy(HedgeSettings(settings.after, settings.max, settings.budget, settings.max_body, settings.images))
 
 
 @dataclass(frozen=True, slots=True)

@@ -79,9 +79,13 @@ def _story(ctx: RequestContext, kind: ErrorKind | None, status: int, duration: f
             model=record.model,
             why=record.why,
             error=record.failure.kind if record.failure is not None else None,
-            status=record.failure.status if record.failure is not None else 200,
+            status=record.failure.status if record.failure is not None else None if record.beaten else 200,
             ms=record.ms,
             fallback=record.attempt.candidate.fallback,
+            beaten=record.beaten,
+            at_ms=(record.started - ctx.request.received_at) * 1000,
+            tokens=record.tokens,
+            wasted=record.failure is not None or record.beaten,
         )
         for record in ctx.attempts
     )

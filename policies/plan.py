@@ -10,7 +10,7 @@ than may be, one of the ejected is asked.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Generic, Protocol, TypeVar
 
 from policies.outcome import Elsewhere, ErrorKind, Failure
@@ -22,6 +22,8 @@ _ALWAYS_ELSEWHERE = frozenset({ErrorKind.OUT_OF_MEMORY, ErrorKind.MODEL_LOADING_
 _GRANTED = frozenset({"primary", "fallback"})
 #: The reason of an attempt at an endpoint whose circuit is open.
 LAST_RESORT = "last_resort"
+#: The reason of one that is started because the first is slow to begin.
+HEDGE = "hedge"
 
 
 class Target(Protocol):
@@ -131,7 +133,21 @@ class AttemptPlan(Generic[T]):
     def beside(self, now: float, running: Sequence[T]) -> Choice[T] | None:
         """Another endpoint to ask while the running ones are slow; None when there is none or no budget."""
         self._silent.extend(target for target in running if target not in self._silent)
-        return self.next(now)
+        choice = self.next(now)
+        return replace(choice, why="beside") if choice is not None and choice.why not in _GRANTED else choice
+
+    def hedge(self, now: float, running: Sequence[T], withdraw: Callable[[float], bool]) -> Choice[T] | None:
+        """An untried endpoint of the same tier to ask beside the running ones; None when there is none.
+
+        It counts as an attempt. `withdraw(now)` takes it from its budgets, and says whether it may be had.
+        """
+        if self._attempts >= self._max_attempts or len(running) == 0:
+            return None
+        usable = [t for t in self._tiers[self._tier] if t not in self._tried and t.usable(now)]
+        present = [target for target in self._open(usable) if target.away_until() <= now]
+        if not present or not withdraw(now):
+            return None
+        return self._taken(self._tier, Choice(self._pick(present, now), 0.0, HEDGE))
 
     def failed(self, target: T, failure: Failure) -> None:
         """Records how an attempt failed."""

@@ -6,7 +6,7 @@ from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
 
 from gateway.config.base import Count, Flag, Integer, Name, Number, Ratio, Section, invalid, or_empty
 from gateway.config.problems import closest, shown
-from gateway.config.units import DURATION_PATTERN, Duration, PositiveDuration, Unit, parse_duration
+from gateway.config.units import DURATION_PATTERN, Duration, PositiveDuration, Size, Unit, parse_duration
 from policies.outcome import CONSEQUENCES, Elsewhere, ErrorKind
 
 Balance = Literal["round_robin", "random", "p2c", "least_load", "prefix", "session"]
@@ -180,7 +180,15 @@ class HedgePolicy(Section):
         examples=["p95"],
     )
     max: Integer = Field(1, ge=1, le=5, description="Hedged attempts of one request.", examples=[1])
-    budget: Ratio = Field(0.05, description="Hedges allowed as a share of requests.", examples=[0.05])
+    budget: Ratio = Field(
+        0.05,
+        description="Hedges allowed as a share of requests; each is taken from the retry budget too.",
+        examples=[0.05],
+    )
+    max_body: Size = Field(
+        32 * 1024, description="Larger requests are never hedged: their prefill is long.", examples=["32KiB"]
+    )
+    images: Flag = Field(False, description="Hedge requests for images too.", examples=[False])
 
 
 class StreamPolicy(Section):

@@ -78,7 +78,7 @@ _FAMILIES = (
     Family(
         "seawall_attempts_total",
         "counter",
-        "Attempts at backends, by outcome: ok or an error_type.",
+        "Attempts at backends, by outcome: ok, an error_type, or beaten when another one answered first.",
         ("route", "backend", "outcome"),
     ),
     Family("seawall_retries_total", "counter", "Attempts after a request's first one.", _ROUTE),
@@ -98,6 +98,19 @@ _FAMILIES = (
         "counter",
         "Requests that could not wait for a free slot, or waited in vain, by reason.",
         ("route", "reason"),
+    ),
+    Family("seawall_hedges_total", "counter", "Hedged attempts: started because the first was slow to begin.", _ROUTE),
+    Family(
+        "seawall_wasted_seconds_total",
+        "counter",
+        "Time that backends spent on attempts whose answer nobody got, by cause.",
+        ("route", "cause"),
+    ),
+    Family(
+        "seawall_wasted_tokens_total",
+        "counter",
+        "Tokens generated for nobody, as far as they were seen, by cause.",
+        ("route", "cause"),
     ),
     Family(
         "seawall_stream_interrupted_total",

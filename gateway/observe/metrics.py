@@ -32,6 +32,10 @@ OVERHEAD_BOUNDS = (0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01,
 #: wait to be expected, and the longest wait over.
 SHED_REASONS = ("queue_full", "displaced", "too_long", "max_wait")
 
+#: Why work of a backend was for nothing: the attempt failed, another one answered first, its stream broke, its client
+#: left, its time was over.
+WASTE_CAUSES = ("failed", "beaten", "interrupted", "disconnected", "deadline")
+
 _OTHER_STATUS = 0
 
 
@@ -68,6 +72,7 @@ class RouteMetrics:
         "duration",
         "errors",
         "first_token",
+        "hedges",
         "in_flight",
         "interrupted",
         "name",
@@ -79,6 +84,8 @@ class RouteMetrics:
         "retries",
         "retry_budget_exhausted",
         "shed",
+        "wasted_seconds",
+        "wasted_tokens",
     )
 
     def __init__(self, name: str) -> None:
@@ -97,6 +104,9 @@ class RouteMetrics:
         self.queue_length: Callable[[], int] = int
         self.queue_wait = Histogram(QUEUE_WAIT_BOUNDS)
         self.shed = dict.fromkeys(SHED_REASONS, 0)
+        self.hedges = 0
+        self.wasted_seconds = dict.fromkeys(WASTE_CAUSES, 0.0)
+        self.wasted_tokens = dict.fromkeys(WASTE_CAUSES, 0)
 
     def finished(
         self,
@@ -122,6 +132,11 @@ class RouteMetrics:
         self.prompt_tokens += prompt_tokens
         self.completion_tokens += completion_tokens
 
+    def wasted(self, cause: str, seconds: float, tokens: int) -> None:
+        """Counts a backend's work that was for nothing; `cause` is one of `WASTE_CAUSES`."""
+        self.wasted_seconds[cause] += seconds
+        self.wasted_tokens[cause] += tokens
+
     def samples(self) -> Iterator[tuple[str, tuple[str, ...], Any]]:
         """(family, label values, value) of everything here."""
         route = self.name
@@ -144,6 +159,10 @@ class RouteMetrics:
         yield "seawall_queue_wait_seconds", (route,), self.queue_wait.value()
         for reason, count in self.shed.items():
             yield "seawall_shed_total", (route, reason), count
+        yield "seawall_hedges_total", (route,), self.hedges
+        for cause in WASTE_CAUSES:
+            yield "seawall_wasted_seconds_total", (route, cause), self.wasted_seconds[cause]
+            yield "seawall_wasted_tokens_total", (route, cause), self.wasted_tokens[cause]
         for kind, count in self.interrupted.items():
             if count:
                 yield "seawall_stream_interrupted_total", (route, kind.value), count
@@ -152,10 +171,10 @@ class RouteMetrics:
 class AttemptMetrics:
     """Numbers of one endpoint as a target of one route."""
 
-    __slots__ = ("failures", "fallbacks", "ok")
+    __slots__ = ("beaten", "failures", "fallbacks", "ok")
 
     def __init__(self) -> None:
-        self.ok = 0
+        self.ok = self.beaten = 0
         self.failures = dict.fromkeys(ErrorKind, 0)
         self.fallbacks = 0
 
@@ -168,6 +187,8 @@ class AttemptMetrics:
 
     def samples(self, route: str, backend: str) -> Iterator[tuple[str, tuple[str, ...], Any]]:
         yield "seawall_attempts_total", (route, backend, "ok"), self.ok
+        if self.beaten:
+            yield "seawall_attempts_total", (route, backend, "beaten"), self.beaten
         for kind, count in self.failures.items():
             if count:
                 yield "seawall_attempts_total", (route, backend, kind.value), count

@@ -17,7 +17,11 @@ _MAX_TEXT = 200
 
 @dataclass(slots=True)
 class AttemptStory:
-    """One attempt. `why` says why this endpoint was chosen; `error` is None for the attempt that answered."""
+    """One attempt. `why` says why this endpoint was chosen; `error` is None for the attempt that answered.
+
+    One that was `beaten` was given up because another one answered first. `at_ms` is when it started, since the request
+    came; `tokens` were seen of it, `wasted` when the client got no whole answer from it.
+    """
 
     backend: str
     model: str
@@ -26,16 +30,23 @@ class AttemptStory:
     status: int | None
     ms: float
     fallback: bool = False
+    beaten: bool = False
+    at_ms: float = 0.0
+    tokens: int = 0
+    wasted: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         return {
             "backend": self.backend,
             "model": self.model,
             "why": self.why,
-            "outcome": "ok" if self.error is None else self.error.value,
+            "outcome": "beaten" if self.beaten else "ok" if self.error is None else self.error.value,
             "status": self.status,
+            "at_ms": round(self.at_ms, 3),
             "ms": round(self.ms, 3),
             "fallback": self.fallback,
+            "tokens": self.tokens,
+            "tokens_wasted": self.tokens if self.wasted else 0,
         }
 
 

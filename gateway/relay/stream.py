@@ -203,7 +203,7 @@ class StreamRelay:
 class RawRelay:
     """A sink that passes bytes on unlooked at. `done` as for `StreamRelay`."""
 
-    __slots__ = ("_attempt", "_client", "_expiry", "done")
+    __slots__ = ("_attempt", "_client", "_expiry", "chunks", "done")
 
     def __init__(
         self,
@@ -214,6 +214,7 @@ class RawRelay:
     ) -> None:
         self._client = client
         self._attempt = attempt
+        self.chunks = 0  # nothing is known of these bytes
         self.done: asyncio.Future[Failure | None] = loop.create_future()
         expired = Failure(timeouts.deadline_kind, "the deadline passed in the middle of the answer")
         self._expiry = loop.call_at(timeouts.deadline, self._resolve, expired)

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from policies.budget import BudgetSettings, RetryBudget
-from policies.hedge import MAX_INPUT_CHARS, HedgePolicy, HedgeSettings
+from policies.hedge import HedgePolicy, HedgeSettings
 from policies.quantile import GROWTH, LONGEST, SHORTEST, DecayingHistogram
 
 
@@ -56,42 +56,58 @@ def test_nothing_seen_is_no_quantile() -> None:
     assert DecayingHistogram(10.0).quantile(0.5) is None
 
 
-def hedging(after: object = 2.0, budget: float = 0.05) -> HedgePolicy:
-    return HedgePolicy(HedgeSettings(after, 1, budget))  # type: ignore[arg-type]
+LARGEST = 1000
+
+
+def hedging(after: object = 2.0, budget: float = 0.05, *, images: bool = False) -> HedgePolicy:
+    return HedgePolicy(HedgeSettings(after, 1, budget, LARGEST, images))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
-    ("after", "hedges", "chars", "delay"),
+    ("after", "hedges", "size", "delay"),
     [
         (2.0, 0, 100, 2.0),
         (2.0, 1, 100, None),  # one at most
-        (2.0, 0, MAX_INPUT_CHARS + 1, None),
-        (None, 0, 100, None),
+        (2.0, 0, LARGEST + 1, None),
         ("p95", 0, 100, None),  # nothing measured yet
     ],
 )
-def test_a_fixed_delay_for_small_requests_only(after: object, hedges: int, chars: int, delay: float | None) -> None:
-    assert hedging(after).delay(0.0, hedges, chars) == delay
+def test_a_fixed_delay_for_small_requests_only(after: object, hedges: int, size: int, delay: float | None) -> None:
+    assert hedging(after).delay(0.0, hedges, size, stream=True) == delay
+
+
+def test_images_are_hedged_only_where_that_is_set() -> None:
+    assert hedging().delay(0.0, 0, 100, stream=False, image=True) is None
+    assert hedging(images=True).delay(0.0, 0, 100, stream=False, image=True) == 2.0
+
+
+def test_whole_answers_and_streams_have_tails_of_their_own() -> None:
+    policy = hedging("p95")
+    for n in range(100):
+        policy.observe(0.1, 1.0 + n / 100, stream=True)
+        policy.observe(10.0, 1.0 + n / 100, stream=False)
+    assert policy.delay(5.0, 0, 100, stream=True) == pytest.approx(0.1, rel=0.15)
+    assert policy.delay(5.0, 0, 100, stream=False) == pytest.approx(10.0, rel=0.15)
 
 
 def test_the_live_delay_follows_the_95th_percentile() -> None:
     policy = hedging("p95")
     rng = random.Random(3)
     for n in range(1000):
-        policy.observe(rng.uniform(0.0, 1.0), 1.0 + n / 1000)
-    assert policy.delay(10.0, 0, 100) == pytest.approx(0.95, rel=0.15)
+        policy.observe(rng.uniform(0.0, 1.0), 1.0 + n / 1000, stream=True)
+    assert policy.delay(10.0, 0, 100, stream=True) == pytest.approx(0.95, rel=0.15)
     for n in range(2000):
-        policy.observe(4.0, 11.0 + n / 1000)
-    assert policy.delay(20.0, 0, 100) == pytest.approx(4.0, rel=0.15)
+        policy.observe(4.0, 11.0 + n / 1000, stream=True)
+    assert policy.delay(20.0, 0, 100, stream=True) == pytest.approx(4.0, rel=0.15)
 
 
 def test_few_measurements_say_nothing_about_a_tail() -> None:
     policy = hedging("p95")
     for _ in range(19):
-        policy.observe(1.0, 1.0)
-    assert policy.delay(2.0, 0, 100) is None
-    policy.observe(1.0, 1.0)
-    assert policy.delay(3.0, 0, 100) is not None
+        policy.observe(1.0, 1.0, stream=True)
+    assert policy.delay(2.0, 0, 100, stream=True) is None
+    policy.observe(1.0, 1.0, stream=True)
+    assert policy.delay(3.0, 0, 100, stream=True) is not None
 
 
 def test_a_hedge_costs_both_budgets_or_neither() -> None:
@@ -104,3 +120,10 @@ def test_a_hedge_costs_both_budgets_or_neither() -> None:
         shared.deposit(1.0)
     assert [policy.try_hedge(1.0, shared) for _ in range(3)] == [True, True, False]
     assert shared.balance(1.0) == pytest.approx(8.0)
+
+
+def test_a_route_of_few_requests_has_a_hedge_now_and_then_but_none_with_a_budget_of_zero() -> None:
+    shared = RetryBudget(BudgetSettings(1.0, 100.0))
+    seldom, none = hedging(), hedging(budget=0.0)
+    assert 9 <= sum(seldom.try_hedge(float(second), shared) for second in range(1, 101)) <= 11
+    assert not any(none.try_hedge(float(second), shared) for second in range(1, 101))

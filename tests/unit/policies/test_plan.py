@@ -237,3 +237,40 @@ def test_attempts_are_bounded_and_tiers_never_visited_twice(
     assert visited == sorted(visited)
     assert len(made) <= max(attempts, 1) + len(sizes) - 1
     assert len(made) <= len(sizes) + budget
+
+
+def test_a_hedge_goes_to_an_untried_present_endpoint_of_the_same_tier_and_is_paid_for() -> None:
+    a, b, away, other = Place("a"), Place("b"), Place("away", away=5.0), Place("other")
+    wanted = plan([[a, b, away], [other]])
+    paid = []
+
+    def withdraw(now: float) -> bool:
+        paid.append(now)
+        return True
+
+    assert wanted.hedge(1.0, [], withdraw) is None
+    first = wanted.next(1.0)
+    assert first is not None
+    assert first.target is a
+    hedge = wanted.hedge(1.5, [a], withdraw)
+    assert hedge is not None
+    assert (hedge.target, hedge.why, hedge.delay) == (b, "hedge", 0.0)
+    assert wanted.hedge(1.6, [a, b], withdraw) is None
+    assert paid == [1.5]
+
+
+def test_a_hedge_counts_as_an_attempt_and_is_not_made_without_budget() -> None:
+    wanted = plan([[Place("a"), Place("b"), Place("c")]], attempts=2)
+    wanted.next(1.0)
+    assert wanted.hedge(1.0, [Place("a")], lambda now: False) is None
+    assert wanted.hedge(1.0, [Place("a")], lambda now: True) is not None
+    assert wanted.hedge(1.0, [Place("a")], lambda now: True) is None
+
+
+def test_one_that_is_started_beside_a_silent_one_says_so() -> None:
+    a, b = Place("a"), Place("b")
+    wanted = plan([[a, b]])
+    wanted.next(1.0)
+    beside = wanted.beside(31.0, [a])
+    assert beside is not None
+    assert (beside.target, beside.why) == (b, "beside")
