@@ -18,8 +18,10 @@ def story(correlation_id: str, error: ErrorKind | None = None, **fields: object)
 
 def test_a_story_tells_every_attempt_in_order() -> None:
     attempts = (
-        AttemptStory("llama-a", "llama", "least_load", ErrorKind.OUT_OF_MEMORY, 500, 412.3456),
-        AttemptStory("small", "qwen", "fallback", None, 200, 20.0, fallback=True),
+        AttemptStory(
+            "llama-a", "llama", "least_load", ErrorKind.OUT_OF_MEMORY, 500, 412.3456, at_ms=1.5, tokens=7, wasted=True
+        ),
+        AttemptStory("small", "qwen", "fallback", None, 200, 20.0, fallback=True, at_ms=414.0, tokens=9),
     )
     told = story("c-1", attempts=attempts).to_dict()
     assert json.loads(json.dumps(told)) == {
@@ -39,8 +41,11 @@ def test_a_story_tells_every_attempt_in_order() -> None:
                 "why": "least_load",
                 "outcome": "out_of_memory",
                 "status": 500,
+                "at_ms": 1.5,
                 "ms": 412.346,
                 "fallback": False,
+                "tokens": 7,
+                "tokens_wasted": 7,
             },
             {
                 "backend": "small",
@@ -48,8 +53,11 @@ def test_a_story_tells_every_attempt_in_order() -> None:
                 "why": "fallback",
                 "outcome": "ok",
                 "status": 200,
+                "at_ms": 414.0,
                 "ms": 20.0,
                 "fallback": True,
+                "tokens": 9,
+                "tokens_wasted": 0,
             },
         ],
     }
