@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from itertools import pairwise
 from typing import Any
 
+import aiohttp
 import openai
 import orjson
 import pytest
@@ -154,9 +155,9 @@ async def test_the_worker_tells_how_it_is(client: Client) -> None:
 
 
 async def test_unknown_paths_and_bodies_too_large_are_errors_in_the_same_shape(client: Client) -> None:
-    async with client.post("/v1/images/edits", json={}) as answer:
+    async with client.post("/v1/images/variations", json={}) as answer:
         assert (answer.status, (await answer.json())["error"]["message"]) == (404, "Not Found.")
-    async with client.post(PATH, data=b"x" * (2 << 20)) as answer:
+    async with client.post(PATH, data=io.BytesIO(b"x" * (21 << 20))) as answer:
         assert (answer.status, (await answer.json())["error"]["type"]) == (413, "invalid_request_error")
 
 
@@ -177,3 +178,51 @@ async def test_requests_at_once_are_all_answered(client: Client) -> None:
 def test_a_folder_that_holds_no_pipeline_says_what_is_wanted(tmp_path: Any) -> None:
     with pytest.raises(ValueError, match=r"no model_index\.json"):
         load(str(tmp_path))
+
+
+async def edited(client: Client, source: bytes, **fields: Any) -> tuple[int, dict[str, Any]]:
+    form = aiohttp.FormData({"prompt": "a red circle on a blue background", "seed": "1"} | fields)
+    form.add_field("image", source, filename="image.png", content_type="image/png")
+    async with client.post("/v1/images/edits", data=form) as answer:
+        return answer.status, await answer.json()
+
+
+def png(colour: str, size: tuple[int, int] = (64, 64)) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", size, COLOURS[colour]).save(buffer, "png")
+    return buffer.getvalue()
+
+
+async def test_an_edit_keeps_to_its_image_as_far_as_strength_says(client: Client) -> None:
+    status, document = await edited(client, png("green"), strength="0.1", prompt="a green background")
+    assert status == 200
+    assert colour_at(image_of(document["data"][0]["b64_json"]), 60, 60) == "green"
+    status, document = await edited(client, png("green"), strength="1")
+    assert colour_at(image_of(document["data"][0]["b64_json"]), 60, 60) == "blue"
+
+
+async def test_the_openai_client_edits(client: Client) -> None:
+    base = str(client.make_url("/v1"))
+    async with openai.AsyncOpenAI(base_url=base, api_key="none") as user:
+        answer = await user.images.edit(model="shoal", image=("a.png", png("white")), prompt="a red circle", n=2)
+    assert answer.data is not None
+    assert [image_of(entry.b64_json or "").size for entry in answer.data] == [(64, 64)] * 2
+
+
+@pytest.mark.parametrize(
+    ("source", "fields", "param"),
+    [
+        (b"", {}, "image"),
+        (b"GIF89a", {}, "image"),
+        (png("red")[:-40], {}, "image"),
+        (png("red"), {"strength": "0"}, "strength"),
+        (png("red"), {"prompt": ""}, "prompt"),
+        (png("red", (4097, 4096)), {}, "image"),
+    ],
+)
+async def test_an_edit_that_cannot_be_is_refused(
+    client: Client, source: bytes, fields: dict[str, str], param: str
+) -> None:
+    status, document = await edited(client, source, **fields)
+    assert status == 400
+    assert document["error"]["param"] == param

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -46,7 +47,12 @@ def _built_in(device: torch.device, max_steps: int) -> Loaded:
 
     pipeline = ShoalPipeline.load().to(device)
     pipeline.set_progress_bar_config(disable=True)  # type: ignore[no-untyped-call]
-    return Loaded(BUILT_IN, Painter(pipeline, 8), SizeRules((64, 64), 8, 1024 * 1024, max_steps), default_steps=20)
+    return Loaded(
+        BUILT_IN,
+        Painter(pipeline, 8, editor=pipeline),
+        SizeRules((64, 64), 8, 1024 * 1024, max_steps),
+        default_steps=20,
+    )
 
 
 def _local(folder: Path, device: torch.device, max_pixels: int | None, max_steps: int) -> Loaded:
@@ -64,4 +70,17 @@ def _local(folder: Path, device: torch.device, max_pixels: int | None, max_steps
     network = getattr(pipeline, "unet", None) or getattr(pipeline, "transformer", None)
     side = int(getattr(getattr(network, "config", None), "sample_size", 64)) * scale
     rules = SizeRules((side, side), max(8, scale), max_pixels or max(1024 * 1024, side * side), max_steps)
-    return Loaded(folder.name, Painter(pipeline, rules.multiple), rules, default_steps=30)
+    painter = Painter(pipeline, rules.multiple, _editor(pipeline))
+    return Loaded(folder.name, painter, rules, default_steps=30)
+
+
+def _editor(pipeline: Any) -> Any:
+    """The image-to-image pipeline of the same networks, or None where diffusers has none for their kind."""
+    from diffusers.pipelines.auto_pipeline import AutoPipelineForImage2Image
+
+    try:
+        editor = AutoPipelineForImage2Image.from_pipe(pipeline)  # type: ignore[no-untyped-call]
+    except ValueError:
+        return None
+    editor.set_progress_bar_config(disable=True)
+    return editor

@@ -32,12 +32,21 @@ class Picture:
 
 
 class Painter:
-    """Draws with one pipeline, on one thread. `multiple`: what widths and heights must be a multiple of, in pixels."""
+    """Draws with one pipeline, on one thread. `multiple`: what widths and heights must be a multiple of, in pixels.
 
-    def __init__(self, pipeline: Pipeline, multiple: int) -> None:
+    `editor` is the same model's image-to-image pipeline, None where it has none.
+    """
+
+    def __init__(self, pipeline: Pipeline, multiple: int, editor: Pipeline | None = None) -> None:
         self._pipeline = pipeline
+        self._editor = editor
         self._multiple = multiple
         self.device = pipeline.device
+
+    @property
+    def edits(self) -> bool:
+        """Whether it can start from an image."""
+        return self._editor is not None
 
     def paint(self, drawings: Sequence[tuple[Drawing, int]], on_step: Callable[[int], None]) -> list[Picture]:
         """Draws like drawings, each with its seed, in one batch; the same seed gives the same picture.
@@ -58,6 +67,8 @@ class Painter:
     def _smaller(self, drawn: tuple[Drawing, int], on_step: Callable[[int], None]) -> list[Picture]:
         drawing, seed = drawn
         smaller = replace(drawing, width=self._half(drawing.width), height=self._half(drawing.height))
+        if drawing.source is not None:
+            smaller = replace(smaller, source=drawing.source.resize((smaller.width, smaller.height)))
         try:
             pictures = self._once([(smaller, seed)], on_step)
         except Exception:
@@ -83,10 +94,15 @@ class Painter:
         negatives = [drawing.negative_prompt for drawing, _ in drawings]
         if any(negatives):
             options["negative_prompt"] = negatives
-        drawn = self._pipeline(
+        pipeline = self._pipeline
+        if first.source is None:
+            options |= {"width": first.width, "height": first.height}
+        else:
+            assert self._editor is not None
+            pipeline = self._editor
+            options |= {"image": [drawing.source for drawing, _ in drawings], "strength": first.strength}
+        drawn = pipeline(
             [drawing.prompt for drawing, _ in drawings],
-            width=first.width,
-            height=first.height,
             num_inference_steps=first.steps,
             generator=[torch.Generator(self.device).manual_seed(seed) for _, seed in drawings],
             callback_on_step_end=stepped,

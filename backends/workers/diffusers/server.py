@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 from aiohttp import web
 
-from backends.workers.diffusers.protocol import ImageRequest, RequestError, parse
+from backends.workers.diffusers.protocol import Drawing, ImageRequest, RequestError, checked, parse, read_source
 
 if TYPE_CHECKING:  # torch and diffusers take seconds to import: they come with the pipeline, behind the open socket
     from backends.workers.diffusers.image_queue import ImageQueue, Job
@@ -23,7 +23,7 @@ if TYPE_CHECKING:  # torch and diffusers take seconds to import: they come with 
     from backends.workers.diffusers.painter import Picture
 
 DEVICE_LOST = "CUDA error: the device is lost to this process. It restarts."
-_MAX_BODY = 1 << 20
+_MAX_BODY = 20 << 20
 _RETRY_SOON = {"Retry-After": "1"}
 _JSON = "application/json"
 _seeds = SystemRandom()
@@ -61,6 +61,7 @@ class ImageServer:
         app.add_routes(
             [
                 web.post("/v1/images/generations", self._generations),
+                web.post("/v1/images/edits", self._edits),
                 web.get("/v1/models", self._models),
                 web.get("/health", self._health),
                 web.get("/metrics", self._show_metrics),
@@ -76,9 +77,26 @@ class ImageServer:
         return self._loaded, self._queue, self._metrics
 
     async def _generations(self, request: web.Request) -> web.StreamResponse:
-        loaded, queue, metrics = self._ready()
+        loaded, _, _ = self._ready()
         asked = parse(await request.read(), self._served)
-        drawing = asked.drawing(loaded.rules, loaded.default_steps)
+        return await self._draw(request, asked, asked.drawing(loaded.rules, loaded.default_steps))
+
+    async def _edits(self, request: web.Request) -> web.StreamResponse:
+        loaded, _, _ = self._ready()
+        if not loaded.painter.edits:
+            raise RequestError("This pipeline cannot start from an image. Use /v1/images/generations.", status=404)
+        fields, files = await _form(request)
+        if "mask" in files:
+            raise RequestError("A mask is not supported. Send the image and the prompt alone.", "mask")
+        upload = files.get("image") or files.get("image[]")
+        if upload is None:
+            raise RequestError("image: Field required, as a file of a multipart/form-data body", "image")
+        asked = checked(fields, self._served)
+        source = await asyncio.to_thread(read_source, upload)
+        return await self._draw(request, asked, asked.drawing(loaded.rules, loaded.default_steps, source))
+
+    async def _draw(self, request: web.Request, asked: ImageRequest, drawing: Drawing) -> web.StreamResponse:
+        _, queue, metrics = self._ready()
         from backends.workers.diffusers.image_queue import Job, QueueFullError
 
         first = _seeds.getrandbits(32) if asked.seed is None else asked.seed
@@ -188,6 +206,24 @@ class ImageServer:
         loaded, queue, metrics = self._ready()
         body = metrics.exposition(queue, used_and_available(loaded.painter.device))
         return web.Response(body=body, headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
+
+
+async def _form(request: web.Request) -> tuple[dict[str, str], dict[str, bytes]]:
+    """The fields and files of a multipart body; of several files of one name the first. Raises RequestError."""
+    if request.content_type != "multipart/form-data":
+        raise RequestError("The Content-Type of this request must be multipart/form-data.")
+    try:
+        form = await request.post()
+    except ValueError:
+        raise RequestError("The request body is not what multipart/form-data says it is.") from None
+    fields: dict[str, str] = {}
+    files: dict[str, bytes] = {}
+    for name, value in form.items():
+        if isinstance(value, web.FileField):
+            files.setdefault(name, value.file.read())
+        elif isinstance(value, str):
+            fields[name] = value
+    return fields, files
 
 
 @web.middleware
