@@ -127,9 +127,11 @@ class Gateway:
             config = load_config(self.path)
             runtime = build(config, self.runtime, self._random)
         except ConfigError as error:
+            self.metrics.reloaded(False)
             log.error("reload_refused", problems=[str(problem) for problem in error.problems][:20])
             return False
         except OSError as error:
+            self.metrics.reloaded(False)
             log.error("reload_refused", problems=[f"{error.filename}: {error.strerror}"])
             return False
         before, self.runtime = self.runtime, runtime
@@ -140,6 +142,7 @@ class Gateway:
         for name, endpoint in before.endpoints.items():
             if runtime.endpoints.get(name) is not endpoint:
                 endpoint.pool.close()
+        self.metrics.reloaded(True)
         log.info("reloaded", changes=diff(before.config, config))
         return True
 

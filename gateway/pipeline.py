@@ -127,6 +127,7 @@ class Pipeline:
             route = found
         ctx.model = model if model is not None else route.name
         ctx.route = route
+        self._services.routed(route.name)
         ctx.deadline = ctx.request.received_at + route.timeout.total
         limit = parse_timeout(ctx.request.header(b"x-request-timeout"))
         if limit is not None and limit <= route.timeout.total:

@@ -40,6 +40,10 @@ class Services:
         """A request has come."""
         self.in_flight += 1
 
+    def routed(self, route: str) -> None:
+        """The request that has come belongs to this route."""
+        self.metrics.route(route).in_flight += 1
+
     def account(self, ctx: RequestContext, now: float) -> None:
         """Books a request that is over; `now` is loop time."""
         self.in_flight -= 1
@@ -49,6 +53,8 @@ class Services:
         first_token = ctx.first_token_at - ctx.request.received_at if ctx.first_token_at else None
         usage = ctx.usage
         numbers = self.metrics.route(route)
+        if route is not None:
+            numbers.in_flight -= 1
         numbers.finished(
             kind,
             duration,

@@ -148,6 +148,13 @@ _FAMILIES = (
     Family("seawall_endpoint_probe_duration_seconds", "gauge", "How long the latest probe took.", _BACKEND, across=max),
     Family("seawall_http_responses_total", "counter", "Answers sent to clients, by HTTP status.", ("code",)),
     Family("seawall_log_lines_dropped_total", "counter", "Log lines lost because their reader was too slow."),
+    Family("seawall_reloads_total", "counter", "Changed configurations that were taken or refused.", ("result",)),
+    Family(
+        "seawall_last_reload_successful",
+        "gauge",
+        "1 if the configuration in effect is the file's, 0 if a changed one was refused since.",
+        across=min,
+    ),
     Family(
         "seawall_trace_spans_total",
         "counter",

@@ -245,6 +245,8 @@ class Metrics:
 
     def __init__(self, routes: Sequence[str], endpoints: Sequence[str], *, start_time: float | None = None) -> None:
         self.log_lines_dropped: Callable[[], int] = int
+        self.last_reload_successful = True
+        self.reloads = dict.fromkeys(("taken", "refused"), 0)
         self.trace_spans: Mapping[str, int] = dict.fromkeys(TRACE_RESULTS, 0)
         self._start_time = time.time() if start_time is None else start_time
         self._routes: dict[str, RouteMetrics] = {}
@@ -284,6 +286,11 @@ class Metrics:
                 self._attempts[route, endpoint] = found
         return found
 
+    def reloaded(self, taken: bool) -> None:
+        """Counts an attempt to take over a changed configuration."""
+        self.last_reload_successful = taken
+        self.reloads["taken" if taken else "refused"] += 1
+
     def responded(self, status: int) -> None:
         """Counts an answer sent to a client; what is not an HTTP status is counted as `other`."""
         code = status if 100 <= status <= 599 else _OTHER_STATUS
@@ -310,6 +317,9 @@ class Metrics:
         for code, count in self._responses.items():
             yield "seawall_http_responses_total", (str(code) if code else "other",), count
         yield "seawall_log_lines_dropped_total", (), self.log_lines_dropped()
+        for result, count in self.reloads.items():
+            yield "seawall_reloads_total", (result,), count
+        yield "seawall_last_reload_successful", (), int(self.last_reload_successful)
         for result, count in self.trace_spans.items():
             yield "seawall_trace_spans_total", (result,), count
         yield "seawall_build_info", (__version__,), 1

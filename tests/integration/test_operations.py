@@ -199,3 +199,29 @@ async def test_a_native_error_is_flat() -> None:
         assert isinstance(answer.json["error"], str)
         assert answer.json["error_type"] == "validation_error"
         assert answer.json["correlation_id"] == answer.headers["x-correlation-id"]
+
+
+async def test_requests_in_flight_are_counted_while_they_run() -> None:
+    async with FaultBackend(per_token=0.05) as backend, running_gateway(config(backend)) as gateway:
+        running = asyncio.create_task(gateway.chat(stream=True))
+        await backend.log.wait_for_state("running")
+        text = (await gateway.get("/metrics")).body.decode()
+        assert sample(text, "seawall_requests_in_flight", route="tiny") == 1
+        await running
+        await gateway.chat(model="nope")
+        text = (await gateway.get("/metrics")).body.decode()
+        assert sample(text, "seawall_requests_in_flight", route="tiny") == 0
+
+
+async def test_a_refused_reload_shows_in_the_metrics_until_one_is_taken(tmp_path: Path) -> None:
+    async with FaultBackend() as backend:
+        path = tmp_path / "gateway.yaml"
+        path.write_text("backends: {")
+        async with running_gateway(config(backend), path) as gateway:
+            for text, taken, last in (("backends: {", 0, 0), (config(backend), 1, 1)):
+                path.write_text(text)
+                assert gateway.gateway.reload() is bool(taken)
+                metrics = (await gateway.get("/metrics")).body.decode()
+                assert sample(metrics, "seawall_last_reload_successful") == last
+                assert sample(metrics, "seawall_reloads_total", result="taken") == taken
+                assert sample(metrics, "seawall_reloads_total", result="refused") == 1

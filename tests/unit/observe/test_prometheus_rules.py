@@ -1,30 +1,86 @@
+"""The rules and alerts name what exists: metrics and labels of the real exposition, error types, runbooks, tests."""
+
 from __future__ import annotations
 
 import re
 from pathlib import Path
 
+import pytest
 import yaml
 
 from gateway.observe.exposition import FAMILIES
 from policies.outcome import ErrorKind
 
 ROOT = Path(__file__).parents[3]
-RULES = yaml.safe_load((ROOT / "deploy" / "prometheus" / "rules.yml").read_text("utf-8"))
-EXPRESSIONS = [rule["expr"] for group in RULES["groups"] for rule in group["rules"]]
+PROMETHEUS = ROOT / "deploy" / "prometheus"
+RULES = yaml.safe_load((PROMETHEUS / "rules.yml").read_text("utf-8"))
+TESTS = yaml.safe_load((PROMETHEUS / "rules.test.yml").read_text("utf-8"))["tests"]
+EVERY = [rule for group in RULES["groups"] for rule in group["rules"]]
+ALERTS = [rule for rule in EVERY if "alert" in rule]
+EXPRESSIONS = [rule["expr"] for rule in EVERY]
+RUNBOOKS = (ROOT / "docs" / "runbooks.md").read_text("utf-8")
+#: Labels that Prometheus sets, and those of histograms.
+OTHER_LABELS = {"job", "instance", "le"}
+
+each_alert = pytest.mark.parametrize("alert", ALERTS, ids=lambda alert: alert["alert"])
 
 
-def test_rules_and_documented_queries_use_only_metrics_and_error_types_that_exist() -> None:
-    document = (ROOT / "docs" / "metrics.md").read_text("utf-8")
-    queries = [*EXPRESSIONS, *re.findall(r"```promql\n(.*?)```", document, re.DOTALL)]
-    assert len(queries) > len(EXPRESSIONS)
-    for query in queries:
-        for name in re.findall(r"\bseawall_\w+", query):
-            assert re.sub(r"_(bucket|sum|count)$", "", name) in FAMILIES, name
-        for types in re.findall(r'error_type=~"([^"]*)"', query):
-            assert set(types.split("|")) <= {kind.value for kind in ErrorKind}
+def queries() -> list[str]:
+    documents = [(ROOT / "docs" / name).read_text("utf-8") for name in ("metrics.md", "runbooks.md")]
+    found = [query for text in documents for query in re.findall(r"```promql\n(.*?)```", text, re.DOTALL)]
+    assert found
+    return [*EXPRESSIONS, *found]
+
+
+def check_query(query: str) -> None:
+    """Raises AssertionError for a metric, label or error type that does not exist."""
+    for name, selector in re.findall(r"\b((?:seawall|process)_\w+)(?:\{([^}]*)\})?", query):
+        base = re.sub(r"_(bucket|sum|count)$", "", name)
+        assert base in FAMILIES, name
+        for label, _, value in re.findall(r'(\w+)(=~|!=|=|!~)"([^"]*)"', selector):
+            assert label in {*FAMILIES[base].labels, *OTHER_LABELS}, f"{name} has no label {label}"
+            if label in ("error_type", "outcome", "reason") and base != "seawall_shed_total":
+                assert set(value.split("|")) <= {"ok", *(kind.value for kind in ErrorKind)}, value
+
+
+def test_rules_and_documented_queries_use_only_metrics_labels_and_error_types_that_exist() -> None:
+    for query in queries():
+        check_query(query)
+
+
+@pytest.mark.parametrize(
+    "query",
+    ["rate(seawall_no_such_total[5m])", 'seawall_errors_total{kind="x"}', 'seawall_errors_total{error_type="typo"}'],
+)
+def test_a_name_that_does_not_exist_is_found(query: str) -> None:
+    with pytest.raises(AssertionError):
+        check_query(query)
 
 
 def test_rules_use_only_recorded_names_that_exist() -> None:
-    recorded = {rule["record"] for group in RULES["groups"] for rule in group["rules"] if "record" in rule}
+    recorded = {rule["record"] for rule in EVERY if "record" in rule}
     for expression in EXPRESSIONS:
         assert set(re.findall(r"\bseawall:[\w:]+", expression)) <= recorded
+
+
+@each_alert
+def test_an_alert_has_a_severity_a_summary_and_a_runbook_with_every_part(alert: dict) -> None:  # type: ignore[type-arg]
+    assert alert["labels"]["severity"] in ("page", "ticket")
+    assert alert["annotations"]["summary"]
+    assert alert["annotations"]["runbook"] == f"docs/runbooks.md#{alert['alert'].lower()}"
+    section = re.search(rf"^### {alert['alert']}\n(.*?)(?=^##|\Z)", RUNBOOKS, re.MULTILINE | re.DOTALL)
+    assert section is not None, "no section in docs/runbooks.md"
+    for part in ("Meaning", "First look", "ause", "ure"):
+        assert part in section[1]
+
+
+@each_alert
+def test_an_alert_is_seen_firing_by_promtools_tests(alert: dict) -> None:  # type: ignore[type-arg]
+    name = f'ALERTS{{alertname="{alert["alert"]}"'
+    cases = [case for test in TESTS for case in test["promql_expr_test"] if case["expr"].startswith(name)]
+    assert any(case["exp_samples"] for case in cases)
+
+
+def test_compose_and_the_plain_configuration_load_the_same_rules() -> None:
+    for path in (PROMETHEUS / "prometheus.yml", ROOT / "deploy" / "compose" / "prometheus.yml"):
+        assert yaml.safe_load(path.read_text("utf-8"))["rule_files"] == ["rules.yml"]
