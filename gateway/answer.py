@@ -10,7 +10,36 @@ from gateway.context import RequestContext
 from gateway.http.message import HOP_BY_HOP
 from gateway.upstream.connection import UpstreamHead
 
-_DROPPED = HOP_BY_HOP | {b"content-length", b"server", b"x-correlation-id", b"x-request-id", b"x-should-retry"}
+#: Ours to say, or about the gateway's own account with the backend, or said of an origin that is not the backend's.
+_DROPPED = HOP_BY_HOP | {
+    b"alt-svc",
+    b"content-length",
+    b"ratelimit",
+    b"ratelimit-limit",
+    b"ratelimit-policy",
+    b"ratelimit-remaining",
+    b"ratelimit-reset",
+    b"server",
+    b"set-cookie",
+    b"strict-transport-security",
+    b"x-correlation-id",
+    b"x-ratelimit-limit-requests",
+    b"x-ratelimit-limit-tokens",
+    b"x-ratelimit-remaining-requests",
+    b"x-ratelimit-remaining-tokens",
+    b"x-ratelimit-reset-requests",
+    b"x-ratelimit-reset-tokens",
+    b"x-request-id",
+    b"x-seawall-attempts",
+    b"x-seawall-backend",
+    b"x-seawall-degraded",
+    b"x-seawall-fallback",
+    b"x-seawall-model",
+    b"x-seawall-overhead-ms",
+    b"x-seawall-stale",
+    b"x-seawall-warning",
+    b"x-should-retry",
+}
 _UNSAFE = re.compile(r"[^\x20-\x7e]")
 
 
@@ -31,9 +60,10 @@ def error_lines(headers: Mapping[str, str]) -> bytes:
 
 
 def attempt_lines(ctx: RequestContext, now: float) -> bytes:
-    """How the answer came about: attempts, time spent in Seawall, and where they apply warning and degradation."""
+    """How the answer came about: attempts, time in Seawall; where they apply the key's limits, warning, degradation."""
     overhead = max(0.0, now - ctx.request.received_at - ctx.backend_time) * 1000
-    lines = b"x-seawall-attempts: %d\r\nx-seawall-overhead-ms: %.3f\r\n" % (len(ctx.attempts), overhead)
+    lines = ctx.grant.headers if ctx.grant is not None else b""
+    lines += b"x-seawall-attempts: %d\r\nx-seawall-overhead-ms: %.3f\r\n" % (len(ctx.attempts), overhead)
     if ctx.degraded is not None:
         lines += f"x-seawall-degraded: {ctx.degraded}\r\n".encode("ascii")
     if ctx.warning is not None:

@@ -18,7 +18,7 @@ from policies.plan import HEDGE, LAST_RESORT, AttemptPlan, Choice
 
 
 class Attempts:
-    """Not reused. `ctx.lines` must be set: the header lines that go to every endpoint."""
+    """Not reused. `ctx.lines` and `ctx.own_lines` must be set: the header lines that go to every endpoint."""
 
     __slots__ = ("_ctx", "_hedge_at", "_hedges", "_late", "_numbers", "_plan", "_race", "_route", "_services")
 
@@ -117,7 +117,7 @@ class Attempts:
         endpoint = candidate.endpoint
         now = monotonic()
         body = ctx.body_for(candidate.model)
-        lines = ctx.lines
+        lines = (endpoint.passed_on(ctx.request.headers) if endpoint.particular else ctx.lines) + ctx.own_lines
         if ctx.deadline_is_clients:
             lines += b"x-request-timeout: %.3f\r\n" % max(0.001, ctx.deadline - now)
         if ctx.trace is not None:

@@ -17,6 +17,7 @@ from policies.outcome import Failure
 if TYPE_CHECKING:
     from backends.dialect import Usage
     from gateway.attempt import Attempt
+    from gateway.key_limits import Grant
     from gateway.observe.spans import Trace
     from gateway.runtime import Route, Runtime
 
@@ -62,10 +63,11 @@ class RequestContext:
         "error",
         "facts",
         "first_token_at",
-        "holds_key_slot",
+        "grant",
         "key",
         "lines",
         "model",
+        "own_lines",
         "rendering",
         "request",
         "route",
@@ -91,13 +93,13 @@ class RequestContext:
         self.model = ""
         self.deadline = float("inf")
         self.deadline_is_clients = False
-        self.holds_key_slot = False
+        self.grant: Grant | None = None
         self.attempts: list[AttemptRecord] = []
         self.budget_exhausted = False
         self.backend_time = 0.0
         self.backend_until = 0.0
         self.first_token_at = 0.0
-        self.lines = b""
+        self.lines = self.own_lines = b""
         self.status = 0
         self.error: GatewayError | None = None
         self.usage: Usage | None = None

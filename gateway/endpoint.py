@@ -17,6 +17,7 @@ from gateway.config.schema import BackendConfig, CircuitBreakerPolicy, PolicyCon
 from gateway.health.prober import ProbeResult, ProbeTarget
 from gateway.observe.metrics import EndpointMetrics
 from gateway.upstream.pool import Pool
+from gateway.upstream.request import passed_on
 from policies.breaker import BreakerSettings, CircuitBreaker, Permit, SlowCallSettings, State, Verdict
 from policies.concurrency import ConcurrencyLimit, FixedLimit, GradientLimit
 from policies.outcome import Blame, ErrorKind, Failure
@@ -61,6 +62,8 @@ class Endpoint:
         "message",
         "name",
         "on_transition",
+        "own_headers",
+        "particular",
         "pool",
         "probe_target",
         "state",
@@ -80,6 +83,9 @@ class Endpoint:
         url = urlsplit(config.url)
         self.base_path = url.path.encode("latin-1")
         self.head_lines = _head_lines(url.netloc, config)
+        self.own_headers = frozenset(name.lower().encode("ascii") for name in config.headers)
+        #: Whether it gets other headers of the client than every endpoint does.
+        self.particular = bool(self.own_headers) or config.forward_authorization
         tls = tls_context(config) if url.scheme == "https" else None
         self.probe_target = ProbeTarget(
             name,
@@ -188,6 +194,10 @@ class Endpoint:
                 if room in self.waiting_rooms:  # another one is asked first the next time
                     self.waiting_rooms[room] = self.waiting_rooms.pop(room)
                     break
+
+    def passed_on(self, headers: dict[bytes, bytes]) -> bytes:
+        """The lines of the client's headers that this endpoint gets, where it is `particular`."""
+        return passed_on(headers, own=self.own_headers, credentials=self.config.forward_authorization)
 
     # -- probes --------------------------------------------------------------------------------------------------------
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import hmac
 import random
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from fnmatch import fnmatchcase
+from dataclasses import dataclass, field
+from fnmatch import translate
+from ipaddress import IPv6Address, ip_address, ip_network
 
 _CORRELATION_ID = re.compile(rb"[A-Za-z0-9._:/+=-]{1,128}")
 _TRACEPARENT = re.compile(rb"[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
@@ -84,21 +86,27 @@ class ApiKey:
     requests_per_minute: int | None
     tokens_per_minute: int | None
     concurrency: int | None
+    _allowed: re.Pattern[str] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        # One pattern for each key, compiled once: fnmatch's own cache thrashes where there are many keys.
+        object.__setattr__(self, "_allowed", re.compile("|".join(map(translate, self.models or ("*",)))))
 
     def allows(self, model: str) -> bool:
-        return not self.models or any(fnmatchcase(model, pattern) for pattern in self.models)
+        return self._allowed.match(model) is not None
 
 
 class KeyRing:
-    """Finds the key that a request carries.
+    """Finds the key that a request carries, in the same time for any number of keys.
 
-    Keys are looked up by their SHA-256, so that comparing takes no longer for a near miss than for a far one, and
-    none is kept in clear.
+    Keys are looked up by their SHA-256 and compared in constant time: nothing that can be measured from outside depends
+    on how near a guess comes. None is kept in clear.
     """
 
     def __init__(self, keys: Iterable[tuple[bytes, ApiKey]]) -> None:
         """`keys` are pairs of a key's SHA-256 (32 bytes) and what it stands for."""
-        self._keys = dict(keys)
+        self._keys = {digest: (digest, key) for digest, key in keys}
+        self._nobody = (bytes(32), None)
 
     @property
     def open(self) -> bool:
@@ -108,7 +116,67 @@ class KeyRing:
     def find(self, headers: dict[bytes, bytes]) -> ApiKey | None:
         """The key in `Authorization: Bearer` or `X-API-Key`; None when missing or unknown."""
         given = bearer(headers)
-        return None if given is None else self._keys.get(hashlib.sha256(given).digest())
+        if given is None:
+            return None
+        digest = hashlib.sha256(given).digest()
+        known, key = self._keys.get(digest, self._nobody)
+        return key if hmac.compare_digest(known, digest) else None
+
+
+class TrustedProxies:
+    """Who a request comes from where proxies stand in front (`server.trusted_proxies`)."""
+
+    def __init__(self, networks: Iterable[str]) -> None:
+        """`networks` are CIDRs. Raises ValueError."""
+        self._networks = [ip_network(network) for network in networks]
+
+    def __bool__(self) -> bool:
+        return bool(self._networks)
+
+    def client(self, peer: str, headers: dict[bytes, bytes]) -> str:
+        """The address of the client: the peer's, or if that is a trusted proxy what it says.
+
+        `X-Forwarded-For` is read from its end, where the nearest proxy wrote, to the first address that is not a
+        trusted proxy's. Anyone could have written what stands before that, and all of it if the peer isn't trusted.
+        """
+        given = headers.get(b"x-forwarded-for")
+        if given is None or not self._trusts(peer):
+            return peer
+        client = peer
+        for entry in reversed(given.split(b",")[-_MAX_PROXIES:]):
+            address = _address(entry)
+            if address is None:
+                return client
+            client = address
+            if not self._trusts(client):
+                return client
+        return client
+
+    def _trusts(self, address: str) -> bool:
+        try:
+            parsed = ip_address(address)
+        except ValueError:
+            return False
+        if isinstance(parsed, IPv6Address) and parsed.ipv4_mapped is not None:
+            parsed = parsed.ipv4_mapped
+        return any(parsed in network for network in self._networks if network.version == parsed.version)
+
+
+#: Proxies in a row that are looked back through.
+_MAX_PROXIES = 16
+
+
+def _address(entry: bytes) -> str | None:
+    """One address of `X-Forwarded-For`, with any port taken off; None if it is none."""
+    text = entry.strip().decode("latin-1")
+    if text.startswith("["):
+        text = text[1:].partition("]")[0]
+    elif text.count(":") == 1:
+        text = text.partition(":")[0]
+    try:
+        return str(ip_address(text)) if "%" not in text else None  # a zone of IPv6 could be any text
+    except ValueError:
+        return None
 
 
 def bearer(headers: dict[bytes, bytes]) -> bytes | None:

@@ -13,6 +13,7 @@ import orjson
 from aiohttp import web
 
 from gateway import __version__
+from gateway.config.base import key_digest
 from gateway.errors.render import iso_timestamp, render, rendering_for
 from gateway.errors.taxonomy import GatewayError
 from gateway.http.message import HOP_BY_HOP, Request
@@ -165,25 +166,44 @@ def _authorise(gateway: Gateway, request: web.Request) -> None:
         message = "The operators' endpoints are open to this machine only. Set server.admin.key to open them to others."
         raise GatewayError(ErrorKind.PERMISSION_DENIED, message)
     given = bearer({name.lower().encode(): value.encode() for name, value in request.headers.items()}) or b""
-    expected = key.get_secret_value()
-    digest = (
-        bytes.fromhex(expected.removeprefix("sha256:"))
-        if expected.startswith("sha256:")
-        else hashlib.sha256(expected.encode()).digest()
-    )
-    if not hmac.compare_digest(hashlib.sha256(given).digest(), digest):
+    if not hmac.compare_digest(hashlib.sha256(given).digest(), key_digest(key)):
         message = "The operator's key is missing or not valid. Send it as 'Authorization: Bearer <key>'."
         raise GatewayError(ErrorKind.AUTHENTICATION_FAILED, message)
 
 
 def _from_loopback(request: web.Request) -> bool:
-    """Whether the peer is this machine. A proxy on this machine that adds a header for its client is not the peer."""
-    if "X-Forwarded-For" in request.headers or "Forwarded" in request.headers:
+    """Whether an operator on this machine asks: neither a proxy here for its client, nor a web page in a browser here.
+
+    A page reaches this machine by a request across sites, or by a name of its own that resolves to 127.0.0.1
+    (DNS rebinding), which then stands in `Host`.
+    """
+    headers = request.headers
+    if any(name in headers for name in ("X-Forwarded-For", "Forwarded", "X-Real-IP", "Via")):
         return False
+    if headers.get("Sec-Fetch-Site", "none") not in ("none", "same-origin"):
+        return False
+    return _is_loopback(request.remote or "") and (request.host == "" or _is_local_name(request.host))
+
+
+def _is_loopback(address: str) -> bool:
     try:
-        return ipaddress.ip_address(request.remote or "").is_loopback
+        parsed = ipaddress.ip_address(address)
     except ValueError:
         return False
+    mapped = parsed.ipv4_mapped if isinstance(parsed, ipaddress.IPv6Address) else None
+    return (mapped or parsed).is_loopback
+
+
+def _is_local_name(host: str) -> bool:
+    """Whether a `Host` is an address or a name that no DNS server outside answers for."""
+    name = host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
+    if name == "localhost" or name.endswith(".localhost"):
+        return True
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
 
 
 def _json(value: Any, status: int = 200) -> web.Response:

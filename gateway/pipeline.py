@@ -21,7 +21,7 @@ from gateway.paths import is_served, methods_for
 from gateway.relay.stream import RawRelay, Relay, StreamRelay, StreamTimeouts
 from gateway.runtime import Route, Runtime
 from gateway.services import Services
-from gateway.upstream.request import correlation_lines, passed_on
+from gateway.upstream.request import correlation_lines, forwarded_for, passed_on
 from gateway.validation.body import parse_body
 from gateway.validation.content_encoding import decoded
 from gateway.validation.errors import InvalidRequest
@@ -80,6 +80,8 @@ class Pipeline:
 
     def _identify(self, ctx: RequestContext) -> None:
         keys = ctx.runtime.keys
+        if proxies := ctx.runtime.proxies:
+            ctx.request.peer = proxies.client(ctx.request.peer, ctx.request.headers)
         if not keys.open:
             ctx.key = keys.find(ctx.request.headers)
             if ctx.key is None:
@@ -141,8 +143,7 @@ class Pipeline:
         except InvalidRequest as problem:
             raise _refusal(problem) from None
         if ctx.key is not None:
-            ctx.runtime.key_limits.admit(ctx.key, ctx.model, monotonic())
-            ctx.holds_key_slot = True
+            ctx.grant = ctx.runtime.key_limits.admit(ctx.key, ctx.model, ctx.facts, monotonic())
         now = monotonic()
         route.budget.deposit(now)
         if route.hedge is not None:
@@ -156,7 +157,10 @@ class Pipeline:
         if tracing is not None:
             ctx.trace = tracing.begin(headers)
         parent = traceparent(headers, ctx.correlation_id) if ctx.trace is None else None
-        ctx.lines = passed_on(headers) + correlation_lines(ctx.correlation_id, parent)
+        ctx.lines = passed_on(headers)
+        ctx.own_lines = correlation_lines(ctx.correlation_id, parent)
+        if ctx.runtime.proxies:
+            ctx.own_lines += forwarded_for(ctx.request.peer)
         return await Attempts(ctx, route, self._services, self._loop).answer()
 
     # -- relay ---------------------------------------------------------------------------------------------------------
@@ -246,8 +250,10 @@ class Pipeline:
         ctx.client.send(status, lines, body)
 
     def _account(self, ctx: RequestContext) -> None:
-        if ctx.holds_key_slot and ctx.key is not None:
-            ctx.runtime.key_limits.release(ctx.key, ctx.usage, monotonic())
+        if ctx.grant is not None:
+            streamed = None if not ctx.facts.stream else ctx.client.bytes_out
+            answered = ctx.first_token_at > 0.0
+            ctx.runtime.key_limits.settle(ctx.grant, ctx.usage, streamed if answered else -1, monotonic())
         self._services.account(ctx, monotonic())
 
 

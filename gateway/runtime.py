@@ -12,7 +12,7 @@ from gateway.admission import WaitingRoom
 from gateway.answer import safe
 from gateway.config.schema import Config, KeyConfig, PolicyConfig, RouteConfig, TimeoutPolicy
 from gateway.endpoint import Endpoint
-from gateway.identity import ApiKey, KeyRing
+from gateway.identity import ApiKey, KeyRing, TrustedProxies
 from gateway.key_limits import KeyLimits
 from gateway.native import GENERATE_IMAGE
 from gateway.routing import RouteTable
@@ -196,6 +196,7 @@ class Runtime:
     endpoints: dict[str, Endpoint]
     keys: KeyRing
     key_limits: KeyLimits
+    proxies: TrustedProxies
     created: int
 
     def default_route(self, path: str) -> Route | None:
@@ -229,7 +230,8 @@ def build(config: Config, previous: Runtime | None, rng: random.Random) -> Runti
     routes = [Route(route, config.policy_for(route), endpoints, before.get(route.name), rng) for route in config.routes]
     keys = [(key.digest, _api_key(key)) for key in config.auth.keys]
     limits = KeyLimits([key for _, key in keys], previous.key_limits if previous is not None else None)
-    return Runtime(config, RouteTable(routes), endpoints, KeyRing(keys), limits, int(time.time()))
+    proxies = TrustedProxies(config.server.trusted_proxies)
+    return Runtime(config, RouteTable(routes), endpoints, KeyRing(keys), limits, proxies, int(time.time()))
 
 
 def _policy_of(config: Config, backend: str) -> PolicyConfig:

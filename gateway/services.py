@@ -134,6 +134,7 @@ def _record(
         "bytes_in": len(ctx.request.body),
         "bytes_out": ctx.client.bytes_out,
         "key": ctx.key.name if ctx.key is not None else None,
+        "client": ctx.request.peer,
         "degraded": ctx.degraded,
         "warning": ctx.warning,
     }

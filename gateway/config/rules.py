@@ -45,6 +45,7 @@ def check_semantics(config: Config) -> list[Finding]:
     return [
         *_duplicates(config),
         *_exposure(config),
+        *_credentials(config),
         *_unused(config),
         *(finding for number, route in enumerate(config.routes) for finding in _tiers(config, number, route)),
         *_unreachable(config),
@@ -129,6 +130,14 @@ def _exposure(config: Config) -> Iterator[Finding]:
     if limited and server.workers > 1 and config.state.redis is None:
         message = f"each worker counts keys' limits by itself, so {server.workers} times as much is let in"
         yield _warning(("server", "workers"), message, "set state.redis to share the counts")
+
+
+def _credentials(config: Config) -> Iterator[Finding]:
+    for name, backend in config.backends.items():
+        if backend.forward_authorization and config.auth.keys:
+            message = "would send the keys of auth.keys, which clients present to Seawall, to the backend"
+            hint = "use api_key for the backend, or leave auth.keys out"
+            yield Finding(("backends", name, "forward_authorization"), message, hint)
 
 
 def _unused(config: Config) -> Iterator[Finding]:

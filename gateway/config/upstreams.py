@@ -146,6 +146,12 @@ class BackendConfig(Section):
     api_key: Secret | None = Field(
         None, description="Key sent to the backend; the client's own is never passed on.", examples=["${KEY}"]
     )
+    forward_authorization: Flag = Field(
+        False,
+        description="Pass the client's own `Authorization` and `X-API-Key` on to this backend, which then decides who "
+        "may ask. Only without `api_key` and without `auth.keys`.",
+        examples=[True],
+    )
     headers: dict[Annotated[str, AfterValidator(_header_name)], Secret] = Field(
         default_factory=dict,
         description="More headers sent to the backend; values are treated as secrets.",
@@ -163,6 +169,16 @@ class BackendConfig(Section):
         "null: the url is the endpoint.",
         examples=["dns"],
     )
+
+    @model_validator(mode="after")
+    def _one_credential(self) -> "BackendConfig":
+        if self.forward_authorization and self.api_key is not None:
+            raise invalid(
+                "api_key and forward_authorization exclude each other",
+                "keep one: whose key is the backend to see?",
+                key="forward_authorization",
+            )
+        return self
 
 
 class Target(Section):

@@ -47,7 +47,10 @@ _PLAIN = re.compile(r"[^\s\"'=\\]+")
 
 
 class RequestRecord(TypedDict, total=False):
-    """Fields of a request's line, all optional. Times are in milliseconds; `key` is the name of an API key."""
+    """Fields of a request's line, all optional.
+
+    Times are in milliseconds; `key` is the name of an API key, `client` an address.
+    """
 
     correlation_id: str
     method: str
@@ -68,6 +71,7 @@ class RequestRecord(TypedDict, total=False):
     bytes_in: int
     bytes_out: int
     key: str | None
+    client: str
     degraded: str | None
     warning: str | None
 

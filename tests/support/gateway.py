@@ -84,10 +84,12 @@ class Answer:
 
 
 @asynccontextmanager
-async def running_gateway(text: str, path: Path | None = None) -> AsyncIterator[RunningGateway]:
-    """Serves a configuration on a free port until the block ends; then stops at once."""
+async def running_gateway(
+    text: str, path: Path | None = None, *, host: str = "127.0.0.1"
+) -> AsyncIterator[RunningGateway]:
+    """Serves a configuration on a free port of `host` until the block ends; then stops at once."""
     config = load_text(text)
-    sock = bind("127.0.0.1", 0)
+    sock = bind(host, 0)
     port = sock.getsockname()[1]
     gateway = Gateway(config, path)
     await gateway.start(sock)
