@@ -151,6 +151,7 @@ class Gateway:
             endpoint.bind_metrics(self.metrics.endpoint(name), monotonic)
         for route in self.runtime.routes.routes:
             self.metrics.route(route.name).queue_length = route.room.__len__
+            self.metrics.route(route.name).degradation = route.degradation_level
 
     async def _watch(self) -> None:
         """Reloads when the file changes; closes spare connections to backends."""
@@ -158,6 +159,7 @@ class Gateway:
         while True:
             await asyncio.sleep(WATCH_INTERVAL)
             now = monotonic()
+            self.monitor.weigh(now)
             for endpoint in self.runtime.endpoints.values():
                 endpoint.pool.close_unused(now)
             modified = self._modified()

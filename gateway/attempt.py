@@ -95,7 +95,7 @@ class Attempt:
         self._settled = settled
         self._loop = endpoint.pool.loop
         self._connection: UpstreamConnection | None = None
-        self._connecting: asyncio.Task[None] | None = None
+        self._connecting: asyncio.Task[None] | asyncio.TimerHandle | None = None
         self._scanner: FrameScanner | None = None
         self._chunks: list[bytes] = []
         self._size = 0
@@ -103,9 +103,22 @@ class Attempt:
 
     # -- sending -------------------------------------------------------------------------------------------------------
 
-    def start(self, connect_timeout: float) -> None:
-        """Sends the request on a kept-alive connection or a new one. May settle at once."""
+    def start(self, connect_timeout: float, delay: float = 0.0) -> None:
+        """Sends the request on a kept-alive connection or a new one, `delay` seconds from now. May settle at once."""
         self.started = monotonic()
+        if delay > 0.0:
+            self._connecting = self._loop.call_later(delay, self._begin, connect_timeout)
+        else:
+            self._begin(connect_timeout)
+
+    def refuse(self, failure: Failure) -> None:
+        """Settles with a failure without having asked."""
+        self.started = monotonic()
+        self._end = True
+        self._fail(failure)
+
+    def _begin(self, connect_timeout: float) -> None:
+        self._connecting = None
         connection = self.endpoint.pool.take()
         if connection is not None:
             self._send(connection)

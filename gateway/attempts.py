@@ -3,24 +3,39 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from math import inf
 from time import monotonic
+from typing import Any
 
 from gateway.attempt import AnswerKind, Attempt
 from gateway.context import AttemptRecord, RequestContext
 from gateway.errors.taxonomy import GatewayError
+from gateway.faults import FaultInjection
 from gateway.race import Race
+from gateway.reduction import reduction, told
 from gateway.runtime import Candidate, Route
 from gateway.services import Services
 from gateway.upstream.request import request_head
-from policies.outcome import ErrorKind, Failure
-from policies.plan import HEDGE, LAST_RESORT, AttemptPlan, Choice
+from policies.outcome import Blame, Elsewhere, ErrorKind, Failure
+from policies.plan import HEDGE, LAST_RESORT, SHRUNK, AttemptPlan, Choice
 
 
 class Attempts:
     """Not reused. `ctx.lines` and `ctx.own_lines` must be set: the header lines that go to every endpoint."""
 
-    __slots__ = ("_ctx", "_hedge_at", "_hedges", "_late", "_numbers", "_plan", "_race", "_route", "_services")
+    __slots__ = (
+        "_ctx",
+        "_hedge_at",
+        "_hedges",
+        "_late",
+        "_numbers",
+        "_plan",
+        "_race",
+        "_route",
+        "_services",
+        "_shrinks",
+    )
 
     def __init__(self, ctx: RequestContext, route: Route, services: Services, loop: asyncio.AbstractEventLoop) -> None:
         self._ctx = ctx
@@ -31,6 +46,7 @@ class Attempts:
         self._late: list[Attempt] = []  # those without an answer after `first_token`
         self._hedge_at = inf
         self._hedges = 0
+        self._shrinks: list[tuple[dict[str, Any], Failure]] = []  # what was asked for less of, and what it was for
         self._plan: AttemptPlan[Candidate] = route.plan(ctx.deadline, ctx.affinity(route.policy.balance))
 
     async def answer(self) -> Attempt:
@@ -48,13 +64,15 @@ class Attempts:
                 now = monotonic()
                 choice = None
                 if attempt is not None:
+                    self._forgiven(attempt)
                     self._judged(attempt)
                     if attempt.failure is None:
                         self._beaten()
+                        ctx.warning = ctx.record_of(attempt).warning
                         return attempt
                     plan.failed(attempt.candidate, attempt.failure)
                     if not race.running:
-                        choice = await self._next()
+                        choice = self._shrunk(attempt, now) or await self._next()
                 elif now >= ctx.deadline:
                     raise self._out_of_time()
                 else:
@@ -101,6 +119,30 @@ class Attempts:
         running = [attempt.candidate for attempt in self._race.running]
         return self._plan.hedge(now, running, lambda now: hedge.try_hedge(now, self._route.budget))
 
+    def _shrunk(self, attempt: Attempt, now: float) -> Choice[Candidate] | None:
+        """One more try, at the endpoint that ran out of memory, with a smaller request."""
+        failure, route = attempt.failure, self._route
+        if failure is None or failure.kind is not ErrorKind.OUT_OF_MEMORY:
+            return None
+        if route.degradation is not None:
+            route.degradation.emergency()
+        if len(self._shrinks) >= route.policy.oom.attempts:
+            return None
+        factor = route.policy.oom.shrink ** (len(self._shrinks) + 1)
+        fewer = reduction(self._ctx.sent, factor, resolution=True)
+        choice = self._plan.again(attempt.candidate, now) if fewer else None
+        if choice is not None:
+            self._shrinks.append((fewer, failure))
+        return choice
+
+    def _forgiven(self, attempt: Attempt) -> None:
+        """A server that refuses the request as we made it smaller says nothing against the client's own."""
+        failure = attempt.failure
+        if failure is None or not self._shrinks or failure.elsewhere not in _ABOUT_THE_REQUEST:
+            return
+        if self._ctx.record_of(attempt).warning is not None:
+            attempt.failure = replace(self._shrinks[-1][1], evidence=failure.evidence, blame=Blame.NONE)
+
     async def _wait(self, choice: Choice[Candidate]) -> None:
         """A pause before an endpoint is asked, with the slot already taken; not counted as Seawall's own time."""
         if choice.delay > 0:
@@ -116,7 +158,8 @@ class Attempts:
         candidate = choice.target
         endpoint = candidate.endpoint
         now = monotonic()
-        body = ctx.body_for(candidate.model)
+        fewer = self._shrinks[-1][0] if choice.why == SHRUNK else {}
+        body = ctx.body_for(candidate.model, fewer)
         lines = (endpoint.passed_on(ctx.request.headers) if endpoint.particular else ctx.lines) + ctx.own_lines
         if ctx.deadline_is_clients:
             lines += b"x-request-timeout: %.3f\r\n" % max(0.001, ctx.deadline - now)
@@ -126,9 +169,13 @@ class Attempts:
         head = request_head(ctx.request.method, target, endpoint.head_lines, lines, len(body) if body else None)
         permit = endpoint.begin(now, early=choice.why == LAST_RESORT)
         attempt = Attempt(candidate, ctx.api_path, head, body, self._race.settle, permit)
-        ctx.attempts.append(
-            AttemptRecord(endpoint.name, candidate.model or ctx.model, len(ctx.attempts) + 1, choice.why, now, attempt)
+        record = AttemptRecord(
+            endpoint.name, candidate.model or ctx.model, len(ctx.attempts) + 1, choice.why, now, attempt
         )
+        ctx.attempts.append(record)
+        if fewer:
+            record.warning = f"Made smaller after out of memory: {told(ctx.sent, fewer)}."
+            self._numbers.reduced["out_of_memory"] += 1
         self._numbers.retries += len(ctx.attempts) > 1
         if choice.why == HEDGE:
             self._hedges += 1
@@ -140,8 +187,25 @@ class Attempts:
             self._hedge_at = now + delay if delay is not None else inf
         if candidate.fallback:
             self._services.metrics.attempts(route.name, endpoint.name).fallbacks += 1
-        attempt.start(min(route.timeout.connect, ctx.deadline - now))
+        timeout = min(route.timeout.connect, ctx.deadline - now)
+        if route.fault is None:
+            attempt.start(timeout)
+        else:
+            self._with_faults(route.fault, attempt, timeout)
         return attempt
+
+    def _with_faults(self, faults: FaultInjection, attempt: Attempt, timeout: float) -> None:
+        """Starts an attempt as a game day has it: refused at once, late, or as ever."""
+        aborted, delay = faults.draw()
+        for name, struck in (("abort", aborted), ("delay", delay > 0)):
+            if struck:
+                self._numbers.faults[name] += 1
+                log = self._services.log
+                log.info("fault_injected", correlation_id=self._ctx.correlation_id, route=self._route.name, fault=name)
+        if aborted:
+            attempt.refuse(faults.failure(attempt))
+        else:
+            attempt.start(timeout, delay)
 
     # -- how they ended ------------------------------------------------------------------------------------------------
 
@@ -232,6 +296,8 @@ def book(services: Services, ctx: RequestContext, attempt: Attempt, failure: Fai
         services.metrics.route(route).wasted(_CAUSES.get(failure.kind, begun), now - attempt.started, tokens)
 
 
+#: Failures that say something of the request itself.
+_ABOUT_THE_REQUEST = (Elsewhere.NO, Elsewhere.LONGER_CONTEXT)
 #: Whose fault a waste is, where it is not the attempt's own.
 _CAUSES = {ErrorKind.CLIENT_DISCONNECTED: "disconnected", ErrorKind.DEADLINE_EXCEEDED: "deadline"}
 #: Said when no endpoint could even be asked.

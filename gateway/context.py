@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs
@@ -22,10 +23,13 @@ if TYPE_CHECKING:
     from gateway.runtime import Route, Runtime
 
 
+_NOTHING: Mapping[str, Any] = {}
+
+
 @dataclass(slots=True)
 class AttemptRecord:
     """One attempt as operators see it. `failure` is None for one that answered, and for one that was `beaten`: another
-    one answered first. `tokens` came of it, as far as is known."""
+    one answered first. `tokens` came of it, and `warning` says in what it was made smaller, as far as is known."""
 
     backend: str
     model: str
@@ -37,6 +41,7 @@ class AttemptRecord:
     failure: Failure | None = None
     beaten: bool = False
     tokens: int = 0
+    warning: str | None = None
 
     def failed(self) -> FailedAttempt:
         """The attempt as the client may see it; only for one that failed."""
@@ -50,6 +55,7 @@ class RequestContext:
     __slots__ = (
         "_bodies_removed",
         "_body_fields",
+        "_reduced",
         "api_path",
         "attempts",
         "backend_time",
@@ -89,6 +95,7 @@ class RequestContext:
         self.facts: Facts = Facts(request.body)
         self._body_fields: dict[str, Any] = {}
         self._bodies_removed: tuple[str, ...] = ()
+        self._reduced: dict[str, Any] = {}
         self.route: Route | None = None
         self.model = ""
         self.deadline = float("inf")
@@ -114,11 +121,25 @@ class RequestContext:
         self._body_fields = fields
         self._bodies_removed = removed
 
-    def body_for(self, model: str | None) -> bytes:
-        """The body for a backend that knows the model under this name (None: the client's)."""
-        if self.is_native:
-            return self.facts.with_fields({**self._body_fields, "model": model or self.model}, self._bodies_removed)
-        return self.facts.body if model is None else self.facts.with_model(model)
+    def reduce(self, fields: Mapping[str, Any]) -> None:
+        """Has every backend get the body with these amounts in place of the client's."""
+        self._reduced.update(fields)
+
+    def sent(self, name: str) -> Any:
+        """A top-level field as a backend gets it, None where it is missing."""
+        for fields in (self._reduced, self._body_fields):
+            if name in fields:
+                return fields[name]
+        return None if name in self._bodies_removed else self.facts.field(name)
+
+    def body_for(self, model: str | None, fewer: Mapping[str, Any] = _NOTHING) -> bytes:
+        """The body for a backend that knows the model under this name (None: the client's), with `fewer` in it."""
+        if not (self.is_native or self._reduced or fewer):
+            return self.facts.body if model is None else self.facts.with_model(model)
+        fields = {**self._body_fields, **self._reduced, **fewer}
+        if model is not None or self.is_native:
+            fields["model"] = model or self.model
+        return self.facts.with_fields(fields, self._bodies_removed)
 
     def target(self) -> bytes:
         """The request target for a backend, without the endpoint's base path."""

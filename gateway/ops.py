@@ -21,6 +21,7 @@ from gateway.identity import bearer
 from gateway.identity import correlation_id as identify
 from gateway.openapi import document
 from gateway.paths import HEALTH_PATHS
+from policies.degrade import Level
 from policies.outcome import ErrorKind
 
 if TYPE_CHECKING:
@@ -132,6 +133,8 @@ class _Views:
                         "name": route.name,
                         "models": route.patterns,
                         "tiers": [[candidate.endpoint.name for candidate in tier] for tier in route.tiers],
+                        "waiting": len(route.room),
+                        "degradation_level": Level(route.degradation_level()).label,
                     }
                     for route in gateway.runtime.routes.routes
                 ],

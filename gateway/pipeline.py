@@ -18,6 +18,7 @@ from gateway.http.message import Request
 from gateway.identity import correlation_id, traceparent
 from gateway.local import models_answer
 from gateway.paths import is_served, methods_for
+from gateway.reduction import reduction
 from gateway.relay.stream import RawRelay, Relay, StreamRelay, StreamTimeouts
 from gateway.runtime import Route, Runtime
 from gateway.services import Services
@@ -27,6 +28,7 @@ from gateway.validation.content_encoding import decoded
 from gateway.validation.errors import InvalidRequest
 from gateway.validation.facts import check_limits
 from policies.deadline import parse_timeout
+from policies.degrade import Degradation, Level
 from policies.outcome import ErrorKind, Failure
 
 
@@ -148,6 +150,16 @@ class Pipeline:
         route.budget.deposit(now)
         if route.hedge is not None:
             route.hedge.deposit(now)
+        if route.degradation is not None and route.degradation.level is not Level.FULL:
+            self._degrade(ctx, route, route.degradation)
+
+    def _degrade(self, ctx: RequestContext, route: Route, degradation: Degradation) -> None:
+        """Asks for less than the client does, as the servers are under pressure."""
+        fields = reduction(ctx.sent, degradation.quality, resolution=False)
+        if fields:
+            ctx.reduce(fields)
+            ctx.degraded = degradation.level.label
+            self._services.metrics.route(route.name).reduced["degraded"] += 1
 
     # -- attempts ------------------------------------------------------------------------------------------------------
 

@@ -12,6 +12,7 @@ from gateway.admission import WaitingRoom
 from gateway.answer import safe
 from gateway.config.schema import Config, KeyConfig, PolicyConfig, RouteConfig, TimeoutPolicy
 from gateway.endpoint import Endpoint
+from gateway.faults import FaultInjection
 from gateway.identity import ApiKey, KeyRing, TrustedProxies
 from gateway.key_limits import KeyLimits
 from gateway.native import GENERATE_IMAGE
@@ -21,6 +22,7 @@ from policies.admission import AdmissionSettings
 from policies.balance import Balancer, make_balancer
 from policies.breaker import CircuitBreaker
 from policies.budget import BudgetSettings, RetryBudget
+from policies.degrade import Degradation, DegradeSettings, LevelSettings
 from policies.hedge import HedgePolicy, HedgeSettings
 from policies.outlier import last_resort
 from policies.plan import AttemptPlan
@@ -90,6 +92,8 @@ class Route:
         "_random",
         "balancer",
         "budget",
+        "degradation",
+        "fault",
         "hedge",
         "limits",
         "name",
@@ -133,11 +137,15 @@ class Route:
         admission = AdmissionSettings(**policy.admission.model_dump())
         self.room = WaitingRoom(admission, members)
         self.hedge = _hedge(policy)
+        self.degradation = _degradation(policy)
+        self.fault = FaultInjection(policy.fault, rng) if policy.fault is not None else None
         if previous is not None:
             if previous.policy.retry == policy.retry:
                 self.budget = previous.budget
             if previous.policy.hedge == policy.hedge:
                 self.hedge = previous.hedge
+            if previous.policy.degrade == policy.degrade and previous.policy.degrades == policy.degrades:
+                self.degradation = previous.degradation
             if previous.room.matches(admission, members):
                 self.room = previous.room
 
@@ -145,6 +153,10 @@ class Route:
     def draws_images(self) -> bool:
         """Whether its primary endpoints are image servers."""
         return self.tiers[0][0].endpoint.config.kind in _IMAGE_KINDS
+
+    def degradation_level(self) -> int:
+        """How far its requests are made smaller now: 0 is not at all."""
+        return self.degradation.level if self.degradation is not None else 0
 
     def plan(self, deadline: float, affinity: bytes | None) -> AttemptPlan[Candidate]:
         """A fresh plan for one request that must be done by `deadline` (loop time).
@@ -185,6 +197,15 @@ def _hedge(policy: PolicyConfig) -> HedgePolicy | None:
     if settings.after is None:
         return None
     return HedgePolicy(HedgeSettings(settings.after, settings.max, settings.budget, settings.max_body, settings.images))
+
+
+def _degradation(policy: PolicyConfig) -> Degradation | None:
+    settings = policy.degrade
+    if not policy.degrades:
+        return None
+    reduced = LevelSettings(settings.reduced.above, settings.reduced.quality)
+    minimal = LevelSettings(settings.minimal.above, settings.minimal.quality)
+    return Degradation(DegradeSettings(settings.signal, reduced, minimal))
 
 
 @dataclass(frozen=True, slots=True)

@@ -70,11 +70,10 @@ class Degradation:
             self._calm_since = now
         return self.level
 
-    def raise_to(self, level: Level) -> None:
-        """An emergency, such as out of memory: at least this level from now on, and down again as from any other."""
-        if level > self.level:
-            self.level = level
-            self._calm_since = None
+    def emergency(self) -> None:
+        """A server ran out of memory: one level less at once, whatever the signals say; back as from any other."""
+        self.level = Level(min(self.level + 1, Level.MINIMAL))
+        self._calm_since = None
 
     @property
     def quality(self) -> float:

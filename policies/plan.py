@@ -24,6 +24,8 @@ _GRANTED = frozenset({"primary", "fallback"})
 LAST_RESORT = "last_resort"
 #: The reason of one that is started because the first is slow to begin.
 HEDGE = "hedge"
+#: The reason of one that asks for less than the client did, as for more there was not memory enough.
+SHRUNK = "shrunk"
 
 
 class Target(Protocol):
@@ -148,6 +150,12 @@ class AttemptPlan(Generic[T]):
         if not present or not withdraw(now):
             return None
         return self._taken(self._tier, Choice(self._pick(present, now), 0.0, HEDGE))
+
+    def again(self, target: T, now: float) -> Choice[T] | None:
+        """The endpoint that has just failed once more, for a smaller request; None when there is no attempt left."""
+        if self._attempts >= self._max_attempts or not target.usable(now) or not self._paid(now):
+            return None
+        return self._taken(self._tier, Choice(target, 0.0, SHRUNK))
 
     def failed(self, target: T, failure: Failure) -> None:
         """Records how an attempt failed."""

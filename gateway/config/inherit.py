@@ -54,7 +54,7 @@ def merge(base: Any, over: Any) -> Any:
 
 
 #: Sections that null turns off, where for the others it means that nothing is written below them.
-NULLABLE = frozenset({"slow_call", "fault"})
+NULLABLE = frozenset({"slow_call", "fault", "degrade"})
 
 
 def resolve(policies: Mapping[str, Any]) -> dict[str, Any]:

@@ -246,7 +246,8 @@ class OomPolicy(Section):
         0.5,
         gt=0,
         lt=1,
-        description="Factor on max_tokens, steps or resolution for another try; the answer says so.",
+        description="Factor on max_tokens, steps, n and an image's pixels for another try at the same endpoint; "
+        "the answer says so.",
         examples=[0.5],
     )
     attempts: Integer = Field(1, ge=0, le=3, description="Such tries of one request. 0: none.", examples=[1])
@@ -257,7 +258,7 @@ class DegradeLevel(Section):
 
     above: Ratio = Field(0.7, description="Pressure (0 to 1) from which on the level applies.", examples=[0.7])
     quality: Ratio = Field(
-        0.7, gt=0, description="Factor on max_tokens, steps and resolution; the answer says so.", examples=[0.7]
+        0.7, gt=0, description="Factor on max_tokens, steps and n; the answer says so.", examples=[0.7]
     )
 
 
@@ -266,16 +267,18 @@ class MinimalLevel(DegradeLevel):
 
     above: Ratio = Field(0.9, description="Pressure (0 to 1) from which on the level applies.", examples=[0.9])
     quality: Ratio = Field(
-        0.4, gt=0, description="Factor on max_tokens, steps and resolution; the answer says so.", examples=[0.4]
+        0.4, gt=0, description="Factor on max_tokens, steps and n; the answer says so.", examples=[0.4]
     )
 
 
 class DegradePolicy(Section):
-    """Less per request while backends are under pressure."""
+    """Less per request while backends are under pressure, and says so."""
 
     signal: tuple[Signal, ...] = Field(
         ("gpu", "kv_cache", "queue", "cpu", "memory"),
-        description="What is watched; the highest counts. An empty list turns degradation off.",
+        description="What is watched; the highest counts. kv_cache and queue are the servers' own; gpu (memory), cpu "
+        "and memory are those of the machine that Seawall runs on, for servers that share it. gpu says nothing of vllm "
+        "and sglang, which reserve it. An empty list turns degradation off.",
         examples=[["kv_cache", "queue"]],
     )
     reduced: Annotated[DegradeLevel, BeforeValidator(or_empty)] = Field(
@@ -292,6 +295,10 @@ class DegradePolicy(Section):
         if self.minimal.quality > self.reduced.quality:
             raise invalid("minimal.quality must not be higher than reduced.quality", key="minimal")
         return self
+
+
+def _or_off(value: Any) -> Any:
+    return {"signal": ()} if value is None else value
 
 
 class LimitsPolicy(Section):
@@ -316,6 +323,12 @@ class FaultPolicy(Section):
     status: Integer = Field(503, ge=400, le=599, description="Status of aborted attempts.", examples=[503])
     delay: Duration = Field(0.0, description="Delay put before an attempt.", examples=["2s"])
     share: Ratio = Field(1.0, description="Share of attempts that are delayed.", examples=[0.05])
+
+    @model_validator(mode="after")
+    def _does_something(self) -> "FaultPolicy":
+        if self.abort == 0 and (self.delay == 0 or self.share == 0):
+            raise invalid("injects nothing", "give abort a share, or delay a time; null turns faults off")
+        return self
 
 
 class PolicyConfig(Section):
@@ -356,8 +369,9 @@ class PolicyConfig(Section):
     oom: Annotated[OomPolicy, BeforeValidator(or_empty)] = Field(
         default_factory=OomPolicy, description="Out of GPU memory."
     )
-    degrade: Annotated[DegradePolicy, BeforeValidator(or_empty)] = Field(
-        default_factory=DegradePolicy, description="Graceful degradation."
+    degrade: Annotated[DegradePolicy, BeforeValidator(_or_off)] = Field(
+        default_factory=DegradePolicy,
+        description="Graceful degradation: on where this section is written, with `{}` as it stands. null: off.",
     )
     limits: Annotated[LimitsPolicy, BeforeValidator(or_empty)] = Field(
         default_factory=LimitsPolicy, description="Limits on requests."
@@ -366,3 +380,8 @@ class PolicyConfig(Section):
         default_factory=StaleIfErrorPolicy, description="Stale answers."
     )
     fault: FaultPolicy | None = Field(None, description="Fault injection. null: none.")
+
+    @property
+    def degrades(self) -> bool:
+        """Whether requests are made smaller under pressure: only where the section is written, here or above."""
+        return "degrade" in self.model_fields_set and bool(self.degrade.signal)

@@ -8,6 +8,7 @@ from typing import Any
 
 from gateway.endpoint import Endpoint
 from gateway.health.checks import EndpointHealth, HealthChecks, backends_check, disk_check, gpu_check, memory_check
+from gateway.health.pressure import pressures
 from gateway.health.prober import Prober, ProbeResult, ProbeTarget
 from gateway.health.resources import ResourceSampler
 from gateway.observe.metrics import Metrics
@@ -45,6 +46,16 @@ class Monitor:
         self._runtime = runtime
         self._prober.update(_targets(runtime))
         self._checks.expire()
+
+    def weigh(self, now: float) -> None:
+        """Sets how far each route's requests are made smaller, by the pressure that is on it."""
+        for route in self._runtime.routes.routes:
+            degradation = route.degradation
+            if degradation is not None:
+                before = degradation.level
+                level = degradation.update(pressures(route, self._sampler.latest), now)
+                if level is not before:
+                    self._log.warning("degradation", route=route.name, level=level.label, pressure=degradation.pressure)
 
     async def report(self) -> dict[str, Any]:
         """The body of `GET /health`."""

@@ -101,6 +101,25 @@ _FAMILIES = (
     ),
     Family("seawall_hedges_total", "counter", "Hedged attempts: started because the first was slow to begin.", _ROUTE),
     Family(
+        "seawall_degradation_level",
+        "gauge",
+        "How far requests are made smaller for pressure: 0 full, 1 reduced, 2 minimal.",
+        _ROUTE,
+        across=max,
+    ),
+    Family(
+        "seawall_reduced_total",
+        "counter",
+        "Requests made smaller, by cause: degraded, or an attempt after out_of_memory.",
+        ("route", "cause"),
+    ),
+    Family(
+        "seawall_faults_injected_total",
+        "counter",
+        "Faults made on purpose in attempts: abort or delay.",
+        ("route", "fault"),
+    ),
+    Family(
         "seawall_wasted_seconds_total",
         "counter",
         "Time that backends spent on attempts whose answer nobody got, by cause.",

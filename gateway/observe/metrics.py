@@ -36,6 +36,10 @@ SHED_REASONS = ("queue_full", "displaced", "too_long", "max_wait")
 #: left, its time was over.
 WASTE_CAUSES = ("failed", "beaten", "interrupted", "disconnected", "deadline")
 
+#: Why a request was made smaller, and the faults that a policy may inject.
+REDUCTION_CAUSES = ("out_of_memory", "degraded")
+FAULTS = ("abort", "delay")
+
 _OTHER_STATUS = 0
 
 
@@ -69,8 +73,10 @@ class RouteMetrics:
 
     __slots__ = (
         "completion_tokens",
+        "degradation",
         "duration",
         "errors",
+        "faults",
         "first_token",
         "hedges",
         "in_flight",
@@ -81,6 +87,7 @@ class RouteMetrics:
         "prompt_tokens",
         "queue_length",
         "queue_wait",
+        "reduced",
         "retries",
         "retry_budget_exhausted",
         "shed",
@@ -105,6 +112,9 @@ class RouteMetrics:
         self.queue_wait = Histogram(QUEUE_WAIT_BOUNDS)
         self.shed = dict.fromkeys(SHED_REASONS, 0)
         self.hedges = 0
+        self.degradation: Callable[[], int] = int
+        self.reduced = dict.fromkeys(REDUCTION_CAUSES, 0)
+        self.faults = dict.fromkeys(FAULTS, 0)
         self.wasted_seconds = dict.fromkeys(WASTE_CAUSES, 0.0)
         self.wasted_tokens = dict.fromkeys(WASTE_CAUSES, 0)
 
@@ -160,6 +170,11 @@ class RouteMetrics:
         for reason, count in self.shed.items():
             yield "seawall_shed_total", (route, reason), count
         yield "seawall_hedges_total", (route,), self.hedges
+        yield "seawall_degradation_level", (route,), self.degradation()
+        for cause, count in self.reduced.items():
+            yield "seawall_reduced_total", (route, cause), count
+        for fault, count in self.faults.items():
+            yield "seawall_faults_injected_total", (route, fault), count
         for cause in WASTE_CAUSES:
             yield "seawall_wasted_seconds_total", (route, cause), self.wasted_seconds[cause]
             yield "seawall_wasted_tokens_total", (route, cause), self.wasted_tokens[cause]

@@ -63,11 +63,13 @@ def test_pressure_around_a_threshold_does_not_make_it_flap() -> None:
     assert changes == 1
 
 
-def test_an_emergency_holds_for_the_dwell_and_never_lowers() -> None:
+def test_an_emergency_takes_one_level_and_holds_for_the_dwell() -> None:
     state = degradation()
-    state.raise_to(Level.MINIMAL)
-    state.raise_to(Level.REDUCED)
-    assert state.level is Level.MINIMAL
+    levels = []
+    for _ in range(3):
+        state.emergency()
+        levels.append(state.level)
+    assert levels == [Level.REDUCED, Level.MINIMAL, Level.MINIMAL]
     assert state.update({}, 1.0) is Level.MINIMAL
     assert state.update({}, 1.0 + DWELL) is Level.REDUCED
 

@@ -267,6 +267,21 @@ def test_a_hedge_counts_as_an_attempt_and_is_not_made_without_budget() -> None:
     assert wanted.hedge(1.0, [Place("a")], lambda now: True) is None
 
 
+def test_an_endpoint_is_asked_again_for_less_within_attempts_and_budget() -> None:
+    a = Place("a")
+    budget = Budget(left=1)
+    wanted = plan([[a]], attempts=3, budget=budget)
+    wanted.next(1.0)
+    a.open = False
+    assert wanted.again(a, 1.0) is None
+    a.open = True
+    again = wanted.again(a, 1.0)
+    assert again is not None
+    assert (again.target, again.why) == (a, "shrunk")
+    assert wanted.again(a, 1.0) is None
+    assert wanted.budget_exhausted
+
+
 def test_one_that_is_started_beside_a_silent_one_says_so() -> None:
     a, b = Place("a"), Place("b")
     wanted = plan([[a, b]])
