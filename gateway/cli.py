@@ -23,6 +23,8 @@ app = typer.Typer(
 )
 worker = typer.Typer(help="Run a model server that Seawall understands, supervised.", no_args_is_help=True)
 app.add_typer(worker, name="worker")
+imports = typer.Typer(help="Turn another gateway's configuration into a gateway.yaml.", no_args_is_help=True)
+app.add_typer(imports, name="import")
 
 ConfigOption = Annotated[Path, typer.Option("--config", "-c", help="The configuration file.")]
 PortOption = Annotated[int | None, typer.Option(min=0, max=65535, help="Listen on this port instead (0: any).")]
@@ -73,6 +75,30 @@ def schema() -> None:
     from gateway.config import json_schema
 
     typer.echo(json.dumps(json_schema(), indent=2))
+
+
+@app.command()
+def init(
+    urls: Annotated[list[str] | None, typer.Argument(help="Model servers; none: the usual ports here.")] = None,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The file to write.")] = Path("gateway.yaml"),
+    listen: Annotated[str, typer.Option(help="Where the gateway is to listen.")] = "127.0.0.1:8080",
+    force: Annotated[bool, typer.Option("--force", help="Write over a file that is there.")] = False,
+) -> None:
+    """Find running model servers and write a configuration for them."""
+    from gateway.setup.init import run
+
+    raise typer.Exit(run(urls or [], output, listen, force))
+
+
+@imports.command("litellm")
+def import_litellm(
+    file: Annotated[Path, typer.Argument(help="LiteLLM's config.yaml.")],
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="The file to write; none: print it.")] = None,
+) -> None:
+    """Turn a LiteLLM proxy's configuration into a gateway.yaml. Secrets become variables; what is left out is said."""
+    from gateway.setup.commands import run_import
+
+    raise typer.Exit(run_import(file, output))
 
 
 @app.command()
