@@ -79,9 +79,11 @@ class _Conversion:
         tiers = {name: [group[order] for order in sorted(group)] for name, group in groups.items()}
         fallbacks = dict(self._fallbacks())
         for name, own in tiers.items():
-            self._route(
-                name, own, [tiers[each] for each in fallbacks.get(name, fallbacks.get("*", [])) if each in tiers]
-            )
+            others = fallbacks.get(name, fallbacks.get("*", []))
+            for other in others:
+                if other not in tiers:
+                    self._note(f"left out: {other}, a fallback that no model has")
+            self._route(name, own, [tiers[other] for other in others if other in tiers])
         self._policy()
         self._key()
         self._say_what_is_left()
