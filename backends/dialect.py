@@ -30,6 +30,18 @@ class Usage:
     completion_tokens: int
 
 
+@dataclass(frozen=True, slots=True)
+class TokenIds:
+    """What a kind of server that tells token ids (`return_token_ids`) and takes them as a prompt promises of them.
+
+    `aligned`: text and ids of a frame always end at the same place, also where a stop string may have begun.
+    `seeded`: a seeded answer, too, goes on from its ids as it would have undisturbed.
+    """
+
+    aligned: bool = False
+    seeded: bool = False
+
+
 class Dialect(Protocol):
     """How one kind of model server says things. Stateless and shared by all endpoints of its kind."""
 
@@ -37,6 +49,8 @@ class Dialect(Protocol):
     health_path: str
     """Answers 200 when the server can serve."""
     metrics_path: str | None
+    token_ids: TokenIds | None
+    """None: a broken stream cannot be continued there from its token ids."""
 
     def classify(self, path: str, head: ResponseHead, body: bytes) -> Failure | None:
         """Judges a whole answer to a request for `path`: None if good, else what went wrong.

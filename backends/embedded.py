@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from backends.dialect import TokenIds
 from backends.vllm import VLLMDialect
 
 
@@ -9,3 +10,4 @@ class EmbeddedDialect(VLLMDialect):
     """Answers in vLLM's shapes."""
 
     name = "embedded"
+    token_ids: TokenIds | None = TokenIds(aligned=True, seeded=True)

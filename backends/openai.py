@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from backends.answers import ErrorFacts, defect, error_facts, in_band_error, parsed
-from backends.dialect import ResponseHead, Usage
+from backends.dialect import ResponseHead, TokenIds, Usage
 from backends.retry_after import MAX_WAIT, retry_after
 from backends.rules import (
     BAD_REQUEST_AS_500,
@@ -51,6 +51,7 @@ class OpenAIDialect:
     name = "openai"
     health_path = "/v1/models"
     metrics_path: str | None = None
+    token_ids: TokenIds | None = None
     named: ClassVar[Mapping[str, Verdict]] = {}
     rules: ClassVar[tuple[Rule, ...]] = ()
     trusts_claims = True

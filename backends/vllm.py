@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from backends.dialect import TokenIds
 from backends.openai import OpenAIDialect
 
 
@@ -11,3 +12,4 @@ class VLLMDialect(OpenAIDialect):
     name = "vllm"
     health_path = "/health"
     metrics_path: str | None = "/metrics"
+    token_ids: TokenIds | None = TokenIds()

@@ -69,6 +69,23 @@ def data_of(frame: bytes) -> bytes:
     return b"\n".join(lines)
 
 
+def plausible(frames: bytes) -> bool:
+    """Whether whole frames look like events that each hold one JSON object; judged by their ends, not parsed."""
+    return frames.startswith(b"data: {") and frames.endswith(b"}\n\n") and frames.count(b"\n\n") == 1
+
+
+def is_malformed(frame: bytes) -> bool:
+    """Whether a frame has data that is neither a JSON value nor the end of an OpenAI stream; comments have none."""
+    data = data_of(frame)
+    if not data or data.strip() == b"[DONE]":
+        return False
+    try:
+        orjson.loads(data)
+    except orjson.JSONDecodeError:
+        return True
+    return False
+
+
 def document_of(frame: bytes) -> dict[str, Any] | None:
     """The JSON object in a frame's data, or None when there is none."""
     try:
@@ -83,7 +100,7 @@ class StreamShape:
     """How one API's event stream says that content begins and that it is complete.
 
     `has_content` looks at a frame's JSON; `finished` likewise tells the frame after which only bookkeeping follows.
-    `terminal` are bytes that the last frame holds; `repair` is sent to complete a stream that was finished but whose
+    `terminal` are bytes that only the last frame holds, whatever the model's text is; `repair` is sent to complete a stream that was finished but whose
     terminal frame never came.
     """
 
@@ -112,20 +129,27 @@ def _chat_finished(document: dict[str, Any]) -> bool:
     return any(choice.get("finish_reason") for choice in _choices(document))
 
 
+def _members(*types: str) -> tuple[bytes, ...]:
+    """How `type` says these values, with and without a space; in the model's text the quotes would be escaped."""
+    return tuple(b'"type":%b"%b"' % (space, name.encode()) for name in types for space in (b"", b" "))
+
+
 def _typed(*types: str) -> Callable[[dict[str, Any]], bool]:
     return lambda document: document.get("type") in types
 
 
 _DONE = b"data: [DONE]\n\n"
-OPENAI = StreamShape((b"[DONE]",), _DONE, _chat_content, _chat_finished)
+#: With the line's end: a model may well write `data: [DONE]`, but in JSON a line feed is written `\\n`.
+_ENDINGS = tuple(b"data:%b[DONE]%b" % (space, end) for space in (b" ", b"") for end in (b"\n", b"\r"))
+OPENAI = StreamShape(_ENDINGS, _DONE, _chat_content, _chat_finished)
 ANTHROPIC = StreamShape(
-    (b'"message_stop"', b"event: message_stop"),
+    _members("message_stop"),
     b'event: message_stop\ndata: {"type":"message_stop"}\n\n',
     lambda document: document.get("type") not in ("message_start", "ping", "content_block_start"),
     lambda document: document.get("type") == "message_delta",
 )
 RESPONSES = StreamShape(
-    (b'"response.completed"', b'"response.incomplete"', b'"response.failed"'),
+    _members("response.completed", "response.incomplete", "response.failed"),
     b"",
     lambda document: document.get("type") not in ("response.created", "response.in_progress"),
     _typed("response.completed", "response.incomplete"),

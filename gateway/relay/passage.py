@@ -1,0 +1,212 @@
+"""What happens to a stream's frames between backend and client: nothing much, or translation of a continued answer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import orjson
+
+from gateway.relay.delivered import Delivered, Slot, Wishes
+from gateway.relay.journal import Journal
+from gateway.relay.sse import StreamShape, data_of, document_of, split
+from gateway.relay.stops import StopStrings
+from gateway.relay.token_ids import without_ids
+
+
+class DivergedError(Exception):
+    """A regenerated answer is not the one that the client has the beginning of."""
+
+
+class Passage(Protocol):
+    """`complete` turns true when the answer is whole although the backend would go on."""
+
+    complete: bool
+
+    def feed(self, frames: bytes) -> bytes:
+        """What of whole frames goes to the client. Raises DivergedError."""
+
+    def closing(self) -> bytes:
+        """Completes an answer that is whole but for its last frames."""
+
+
+class Plain:
+    """The answer as it comes, noted in a journal where it may be resumed, without ids where they were our wish."""
+
+    __slots__ = ("_repair", "_strip", "complete", "journal")
+
+    def __init__(self, shape: StreamShape, journal: Journal | None, *, strip: bool) -> None:
+        self._repair = shape.repair
+        self._strip = strip
+        self.journal = journal
+        self.complete = False
+
+    def feed(self, frames: bytes) -> bytes:
+        if self.journal is not None:
+            self.journal.add(frames)
+        return without_ids(frames) if self._strip else frames
+
+    def closing(self) -> bytes:
+        return self._repair
+
+
+class Continued:
+    """A completion that goes on from token ids, as further frames of the answer that the client has begun.
+
+    `carried` is text of the ids in the prompt that has not been sent yet. With `stops` given, the backend does not
+    look for stop strings and this does.
+    """
+
+    __slots__ = ("_base", "_carried", "_closed", "_counted", "_least", "_stops", "_wishes", "complete", "delivered")
+
+    def __init__(
+        self, delivered: Delivered, wishes: Wishes, *, carried: str, stops: StopStrings | None, min_tokens: int
+    ) -> None:
+        self.delivered = delivered
+        self._wishes = wishes
+        self._carried = carried
+        self._stops = stops
+        self._least = min_tokens
+        self._base = len(delivered.ids)
+        self._counted: int | None = None
+        self._closed = False
+        self.complete = False
+
+    def feed(self, frames: bytes) -> bytes:
+        out = []
+        for frame in split(frames):
+            if data_of(frame).strip() == b"[DONE]":
+                out.append(self.closing())
+            elif not self.complete and (document := document_of(frame)) is not None:
+                out.append(self._translated(document))
+        return b"".join(out)
+
+    def closing(self) -> bytes:
+        if self._closed:
+            return b""
+        self._closed = True
+        usage = self.delivered.usage_frame(self.completion_tokens) if self._wishes.usage else b""
+        return usage + b"data: [DONE]\n\n"
+
+    @property
+    def completion_tokens(self) -> int:
+        """Tokens of the whole answer so far."""
+        return len(self.delivered.ids) if self._counted is None else self._base + self._counted
+
+    def _translated(self, document: dict[str, Any]) -> bytes:
+        usage = document.get("usage")
+        if isinstance(usage, dict) and isinstance(usage.get("completion_tokens"), int) and not document.get("choices"):
+            self._counted = usage["completion_tokens"]
+        out = []
+        for choice in document.get("choices") or ():
+            ids = list(choice.get("token_ids") or ())
+            reason, stopped_by = choice.get("finish_reason"), choice.get("stop_reason")
+            text, self._carried = self._carried + (choice.get("text") or ""), ""
+            if self._stops is not None:
+                may_stop = len(self.delivered.ids) + len(ids) > self._least
+                text, stop = self._stops.push(text, may_stop=may_stop)
+                if stop is not None:
+                    reason, stopped_by, self.complete = "stop", stop, True
+                elif reason is not None:
+                    text += self._stops.rest()
+            self.delivered.note(len(text), ids)
+            self.delivered.add(self.delivered.slot, text)
+            if text or reason is not None or (ids and self._wishes.ids):
+                ending = {"finish_reason": reason, "stop_reason": stopped_by} if reason is not None else None
+                out.append(self.delivered.frame(text, ids, self._wishes, ending))
+            if self.complete:
+                break
+        return b"".join(out)
+
+
+class Replayed:
+    """The same answer made again elsewhere: silent until it has come to where the client is, then passed on."""
+
+    __slots__ = ("_behind", "_fresh", "_shape", "_strip", "complete", "delivered", "wasted")
+
+    def __init__(self, delivered: Delivered, shape: StreamShape, *, strip: bool) -> None:
+        """`wasted` counts frames whose text the client had already."""
+        self.delivered = delivered
+        self._behind: dict[Slot, str] = dict(delivered.texts)
+        self._fresh = Delivered(delivered.path, head=delivered.head, aligned=delivered.aligned)
+        self._shape = shape
+        self._strip = strip
+        self.complete = False
+        self.wasted = 0
+
+    def feed(self, frames: bytes) -> bytes:
+        out = []
+        for frame in split(frames):
+            document = document_of(frame)
+            if document is not None:
+                out.append(self._passed(document))
+            elif self._behind and data_of(frame):
+                raise DivergedError("it ended before it came to where the client is")
+            else:
+                out.append(frame)
+        return b"".join(out)
+
+    def closing(self) -> bytes:
+        return self._shape.repair
+
+    def _passed(self, document: dict[str, Any]) -> bytes:
+        found = self._fresh.take(document)
+        for slot, text in found:
+            self._fresh.add(slot, text)
+        if not self._behind:
+            return self._written(document)
+        surplus = self._matched(found)
+        ends = self._shape.finished(document)
+        if self._behind:
+            if ends or not self._fresh.textual:
+                raise DivergedError("it ended, or became something else, before it came to where the client is")
+            self.wasted += bool(found)
+            return b""
+        self.delivered = self._fresh
+        return self._written(_with_texts(document, surplus)) if surplus or ends else b""
+
+    def _matched(self, found: Sequence[tuple[Slot, str]]) -> dict[Slot, str]:
+        """Crosses off what the client has; returns what it has not."""
+        surplus: dict[Slot, str] = {}
+        for slot, text in found:
+            due = self._behind.get(slot, "")
+            if not (due.startswith(text) or text.startswith(due)):
+                raise DivergedError("its text is another")
+            if len(text) > len(due):
+                surplus[slot] = text[len(due) :]
+            if left := due[len(text) :]:
+                self._behind[slot] = left
+            else:
+                self._behind.pop(slot, None)
+        if surplus and self._behind:
+            raise DivergedError("one of its parts is longer than that which the client has")
+        return surplus
+
+    def _written(self, document: dict[str, Any]) -> bytes:
+        changed = document | {name: value for name, value in self.delivered.head.items() if name in document}
+        event = f"event: {document['type']}\n".encode() if "type" in document else b""
+        frame = event + b"data: " + orjson.dumps(changed) + b"\n\n"
+        return without_ids(frame) if self._strip else frame
+
+
+def _with_texts(document: dict[str, Any], texts: dict[Slot, str]) -> dict[str, Any]:
+    """The event with only this text in it."""
+    if "type" in document:
+        delta = dict(document["delta"])
+        for (_, name), text in texts.items():
+            delta[name] = text
+        return document | {"delta": delta}
+    choices = []
+    for choice in document["choices"]:
+        changed, index = dict(choice), choice.get("index", 0)
+        if isinstance(choice.get("delta"), dict):
+            members = choice["delta"]
+            changed["delta"] = {
+                name: texts.get((index, name), "") if isinstance(value, str) and name != "role" else value
+                for name, value in members.items()
+                if name != "role"
+            }
+        else:
+            changed["text"] = texts.get((index, "text"), "")
+        choices.append(changed)
+    return document | {"choices": choices}
