@@ -10,10 +10,12 @@ from typing import Any
 
 from gateway.attempt import AnswerKind, Attempt
 from gateway.context import AttemptRecord, RequestContext
+from gateway.endpoint import Endpoint
 from gateway.errors.taxonomy import GatewayError
 from gateway.faults import FaultInjection
 from gateway.race import Race
 from gateway.reduction import reduction, told
+from gateway.relay.resume import Order, Resumption
 from gateway.runtime import Candidate, Route
 from gateway.services import Services
 from gateway.upstream.request import request_head
@@ -30,11 +32,12 @@ class Attempts:
         "_hedges",
         "_late",
         "_numbers",
-        "_plan",
         "_race",
         "_route",
         "_services",
         "_shrinks",
+        "plan",
+        "resumption",
     )
 
     def __init__(self, ctx: RequestContext, route: Route, services: Services, loop: asyncio.AbstractEventLoop) -> None:
@@ -47,16 +50,19 @@ class Attempts:
         self._hedge_at = inf
         self._hedges = 0
         self._shrinks: list[tuple[dict[str, Any], Failure]] = []  # what was asked for less of, and what it was for
-        self._plan: AttemptPlan[Candidate] = route.plan(ctx.deadline, ctx.affinity(route.policy.balance))
+        self.plan: AttemptPlan[Candidate] = route.plan(ctx.deadline, ctx.affinity(route.policy.balance))
+        self.resumption: Resumption | None = None
+        if ctx.facts.stream and route.resumes:
+            self.resumption = Resumption.of(ctx.api_path, ctx.target(), ctx.facts)
 
     async def answer(self) -> Attempt:
         """Tries endpoints until one answers. Raises GatewayError when none can."""
-        ctx, plan, race = self._ctx, self._plan, self._race
+        ctx, plan, race = self._ctx, self.plan, self._race
         try:
             choice = await self._next()
             while True:
                 if choice is not None:
-                    await self._wait(choice)
+                    await self.wait(choice)
                     race.running.append(self._start(choice))
                 elif not race.running:
                     raise self._total_failure()
@@ -87,8 +93,8 @@ class Attempts:
     async def _next(self) -> Choice[Candidate] | None:
         """The next attempt, at once or when its turn comes: those who wait for a free slot come first."""
         room = self._route.room
-        choice = None if room.crowded else self._plan.next(monotonic())
-        return choice or await room.turn(self._ctx, self._plan, self._numbers)
+        choice = None if room.crowded else self.plan.next(monotonic())
+        return choice or await room.turn(self._ctx, self.plan, self._numbers)
 
     def _patience(self) -> float:
         """Until when to wait for what runs: then something is to be started beside it, or time is up."""
@@ -107,7 +113,7 @@ class Attempts:
         late = [a for a in self._race.running if a not in self._late and now >= a.started + first_token]
         if late:
             self._late += late
-            choice = self._plan.beside(now, [attempt.candidate for attempt in late])
+            choice = self.plan.beside(now, [attempt.candidate for attempt in late])
             if choice is None and self._ctx.facts.stream:
                 self._expire(f"no first token within {first_token:g} s")
             return choice
@@ -117,7 +123,7 @@ class Attempts:
         hedge = self._route.hedge
         assert hedge is not None
         running = [attempt.candidate for attempt in self._race.running]
-        return self._plan.hedge(now, running, lambda now: hedge.try_hedge(now, self._route.budget))
+        return self.plan.hedge(now, running, lambda now: hedge.try_hedge(now, self._route.budget))
 
     def _shrunk(self, attempt: Attempt, now: float) -> Choice[Candidate] | None:
         """One more try, at the endpoint that ran out of memory, with a smaller request."""
@@ -130,7 +136,7 @@ class Attempts:
             return None
         factor = route.policy.oom.shrink ** (len(self._shrinks) + 1)
         fewer = reduction(self._ctx.sent, factor, resolution=True)
-        choice = self._plan.again(attempt.candidate, now) if fewer else None
+        choice = self.plan.again(attempt.candidate, now) if fewer else None
         if choice is not None:
             self._shrinks.append((fewer, failure))
         return choice
@@ -143,7 +149,7 @@ class Attempts:
         if self._ctx.record_of(attempt).warning is not None:
             attempt.failure = replace(self._shrinks[-1][1], evidence=failure.evidence, blame=Blame.NONE)
 
-    async def _wait(self, choice: Choice[Candidate]) -> None:
+    async def wait(self, choice: Choice[Candidate]) -> None:
         """A pause before an endpoint is asked, with the slot already taken; not counted as Seawall's own time."""
         if choice.delay > 0:
             choice.target.endpoint.hold()
@@ -153,22 +159,62 @@ class Attempts:
                 choice.target.endpoint.release(monotonic())
             self._ctx.backend_time += choice.delay
 
-    def _start(self, choice: Choice[Candidate]) -> Attempt:
+    async def resumed(self, choice: Choice[Candidate], order: Order) -> Attempt | None:
+        """Asks for the continuation of a broken answer; None when it fails before its first content."""
+        ctx, race = self._ctx, self._race
+        first_token = self._route.timeout.first_token
+        asked = self._start(choice, order)
+        race.running.append(asked)
+        if await race.next(min(ctx.deadline, monotonic() + first_token)) is None:
+            race.running.remove(asked)
+            asked.expire(Failure(ErrorKind.INFERENCE_TIMEOUT, f"no first token within {first_token:g} s"))
+        elif asked.failure is None and asked.kind is not AnswerKind.STREAM:
+            asked.cancel()
+            asked.failure = Failure(ErrorKind.GENERATION_FAILED, "no stream where one was asked for", status=200)
+        self._judged(asked)
+        if asked.failure is None:
+            return asked
+        if asked.failure.elsewhere is not Elsewhere.YES:
+            # It was Seawall that worded this request: what is wrong with it is not the client's doing.
+            asked.failure = Failure(ErrorKind.GENERATION_FAILED, asked.failure.evidence, blame=Blame.NONE)
+            ctx.record_of(asked).failure = asked.failure
+        self.plan.failed(choice.target, asked.failure)
+        return None
+
+    def abandon(self) -> None:
+        """Gives up what still runs."""
+        self._ctx.budget_exhausted = self.plan.budget_exhausted
+        for left in list(self._race.running):
+            self._race.running.remove(left)
+            self._abandon(left)
+
+    def lines_for(self, endpoint: Endpoint) -> bytes:
+        """The header lines of the request that go to an endpoint."""
+        ctx = self._ctx
+        return (endpoint.passed_on(ctx.request.headers) if endpoint.particular else ctx.lines) + ctx.own_lines
+
+    def _start(self, choice: Choice[Candidate], order: Order | None = None) -> Attempt:
         ctx, route = self._ctx, self._route
         candidate = choice.target
         endpoint = candidate.endpoint
         now = monotonic()
         fewer = self._shrinks[-1][0] if choice.why == SHRUNK else {}
-        body = ctx.body_for(candidate.model, fewer)
-        lines = (endpoint.passed_on(ctx.request.headers) if endpoint.particular else ctx.lines) + ctx.own_lines
+        path, target = ctx.api_path, ctx.target()
+        if order is not None:
+            path, body, target = order.path, order.body, order.target
+        else:
+            body = ctx.body_for(candidate.model, fewer)
+            if self.resumption is not None:
+                body = self.resumption.body(body, endpoint.dialect)
+        lines = self.lines_for(endpoint)
         if ctx.deadline_is_clients:
             lines += b"x-request-timeout: %.3f\r\n" % max(0.001, ctx.deadline - now)
         if ctx.trace is not None:
             lines += ctx.trace.traceparent_line(len(ctx.attempts) + 1)
-        target = endpoint.base_path + ctx.target()
+        target = endpoint.base_path + target
         head = request_head(ctx.request.method, target, endpoint.head_lines, lines, len(body) if body else None)
         permit = endpoint.begin(now, early=choice.why == LAST_RESORT)
-        attempt = Attempt(candidate, ctx.api_path, head, body, self._race.settle, permit)
+        attempt = Attempt(candidate, path, head, body, self._race.settle, permit)
         record = AttemptRecord(
             endpoint.name, candidate.model or ctx.model, len(ctx.attempts) + 1, choice.why, now, attempt
         )
@@ -285,7 +331,10 @@ class Attempts:
 
 
 def book(services: Services, ctx: RequestContext, attempt: Attempt, failure: Failure | None, tokens: int) -> None:
-    """Tells the endpoint's breaker and the metrics how an attempt ended; `tokens` are those seen of its answer."""
+    """Tells the endpoint's breaker and the metrics how an attempt ended; `tokens` are those seen of its answer.
+
+    Those of a stream that broke are not wasted yet: it may go on elsewhere.
+    """
     assert ctx.route is not None
     endpoint, route, now = attempt.candidate.endpoint, ctx.route.name, monotonic()
     endpoint.end(attempt.permit, failure, attempt.settled_at - attempt.started, now)
@@ -293,7 +342,9 @@ def book(services: Services, ctx: RequestContext, attempt: Attempt, failure: Fai
     ctx.record_of(attempt).tokens = tokens
     if failure is not None:
         begun = "interrupted" if attempt.failure is None else "failed"
-        services.metrics.route(route).wasted(_CAUSES.get(failure.kind, begun), now - attempt.started, tokens)
+        cause = _CAUSES.get(failure.kind, begun)
+        lost = tokens if cause != "interrupted" or attempt.kind is not AnswerKind.STREAM else 0
+        services.metrics.route(route).wasted(cause, now - attempt.started, lost)
 
 
 #: Failures that say something of the request itself.

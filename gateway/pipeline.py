@@ -13,6 +13,7 @@ from gateway.attempts import Attempts, book
 from gateway.context import RequestContext
 from gateway.errors.render import render, render_frame, rendering_for
 from gateway.errors.taxonomy import GatewayError
+from gateway.failover import Failover
 from gateway.http.connection import ClientConnection
 from gateway.http.message import Request
 from gateway.identity import correlation_id, traceparent
@@ -51,8 +52,9 @@ class Pipeline:
                 self._validate(ctx)
                 route = self._route(ctx)
                 self._admit(ctx, route)
-                answer = await self._attempt(ctx, route)
-                await self._relay(ctx, route, answer)
+                attempts = self._attempts(ctx, route)
+                answer = await attempts.answer()
+                await self._relay(ctx, route, attempts, answer)
         except GatewayError as error:
             self._refuse(ctx, error)
         except asyncio.CancelledError:
@@ -163,8 +165,8 @@ class Pipeline:
 
     # -- attempts ------------------------------------------------------------------------------------------------------
 
-    async def _attempt(self, ctx: RequestContext, route: Route) -> Attempt:
-        """Tries endpoints until one answers. Raises GatewayError when none can."""
+    def _attempts(self, ctx: RequestContext, route: Route) -> Attempts:
+        """What tries endpoints until one answers."""
         headers, tracing = ctx.request.headers, self._services.tracing
         if tracing is not None:
             ctx.trace = tracing.begin(headers)
@@ -173,11 +175,11 @@ class Pipeline:
         ctx.own_lines = correlation_lines(ctx.correlation_id, parent)
         if ctx.runtime.proxies:
             ctx.own_lines += forwarded_for(ctx.request.peer)
-        return await Attempts(ctx, route, self._services, self._loop).answer()
+        return Attempts(ctx, route, self._services, self._loop)
 
     # -- relay ---------------------------------------------------------------------------------------------------------
 
-    async def _relay(self, ctx: RequestContext, route: Route, attempt: Attempt) -> None:
+    async def _relay(self, ctx: RequestContext, route: Route, attempts: Attempts, attempt: Attempt) -> None:
         head = attempt.head
         assert head is not None
         now = monotonic()
@@ -192,9 +194,36 @@ class Pipeline:
             return
         kind = ErrorKind.DEADLINE_EXCEEDED if ctx.deadline_is_clients else ErrorKind.INFERENCE_TIMEOUT
         timeouts = StreamTimeouts(route.timeout.idle, route.policy.stream.keepalive or float("inf"), ctx.deadline, kind)
-        make = StreamRelay if attempt.kind is AnswerKind.STREAM else RawRelay
-        relay: Relay = make(ctx.client, attempt, timeouts, self._loop)
         ctx.client.start(head.status, lines, attempt.pause, attempt.resume)
+        if attempt.kind is AnswerKind.RAW:
+            failure = await self._pass_on(ctx, route, attempt, RawRelay(ctx.client, attempt, timeouts, self._loop))
+        else:
+            attempt, failure = await self._stream(ctx, route, attempts, attempt, timeouts)
+        if failure is None:
+            ctx.client.end()
+        else:
+            self._break_off(ctx, attempt, failure)
+
+    async def _stream(
+        self, ctx: RequestContext, route: Route, attempts: Attempts, attempt: Attempt, timeouts: StreamTimeouts
+    ) -> tuple[Attempt, Failure | None]:
+        """Passes a stream on to its end, at another endpoint where it breaks; how the last attempt ended."""
+        failover = Failover(ctx, route, attempts, self._services, self._loop)
+        passage = failover.passage(attempt)
+        while True:
+            ctx.client.flow(attempt.pause, attempt.resume)
+            relay = StreamRelay(ctx.client, attempt, timeouts, self._loop, passage, strict=failover.possible)
+            failure = await self._pass_on(ctx, route, attempt, relay)
+            if failure is None:
+                return attempt, None
+            ctx.record_of(attempt).failure = failure
+            further = await failover.go_on(attempt, passage, failure)
+            if further is None:
+                return attempt, failure
+            attempt, passage = further
+
+    async def _pass_on(self, ctx: RequestContext, route: Route, attempt: Attempt, relay: Relay) -> Failure | None:
+        """Passes one attempt's answer on to its end, and books it."""
         relay.begin()
         try:
             failure = await relay.done
@@ -202,13 +231,10 @@ class Pipeline:
             relay.close()
             book(self._services, ctx, attempt, Failure(ErrorKind.CLIENT_DISCONNECTED), relay.chunks)
             raise
-        ctx.usage = relay.usage()
+        ctx.usage = relay.usage() or ctx.usage
         tokens = ctx.usage.completion_tokens if ctx.usage is not None else relay.chunks
         book(self._services, ctx, attempt, failure, tokens)
-        if failure is None:
-            ctx.client.end()
-        else:
-            self._break_off(ctx, attempt, failure)
+        return failure
 
     def _native_answer(self, ctx: RequestContext, attempt: Attempt) -> bytes:
         told: dict[str, object] = {

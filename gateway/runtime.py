@@ -99,6 +99,7 @@ class Route:
         "name",
         "patterns",
         "policy",
+        "resumes",
         "room",
         "tiers",
         "timeout",
@@ -128,6 +129,9 @@ class Route:
             )
             for index, tier in enumerate(config.tiers)
         )
+        stream = policy.stream
+        #: Whether a stream that breaks may go on elsewhere.
+        self.resumes = stream.resume and stream.max_resumes > 0 and sum(map(len, self.tiers)) > 1
         self.balancer: Balancer = make_balancer(policy.balance)
         self._on = frozenset(policy.retry.on)
         self._backoff = Backoff(BackoffSettings(**policy.retry.backoff.model_dump()))

@@ -26,6 +26,8 @@ LAST_RESORT = "last_resort"
 HEDGE = "hedge"
 #: The reason of one that asks for less than the client did, as for more there was not memory enough.
 SHRUNK = "shrunk"
+#: The reason of an attempt that goes on with a broken stream.
+RESUME = "resume"
 
 
 class Target(Protocol):
@@ -62,6 +64,7 @@ class AttemptPlan(Generic[T]):
     __slots__ = (
         "_attempts",
         "_backoff",
+        "_broken",
         "_deadline",
         "_ejected",
         "_last",
@@ -104,6 +107,7 @@ class AttemptPlan(Generic[T]):
         self._tier = 0
         self._tried: list[T] = []
         self._silent: list[T] = []
+        self._broken: list[T] = []
         self._attempts = 0
         self._returns = 0
         self._min_context = 0
@@ -156,6 +160,30 @@ class AttemptPlan(Generic[T]):
         if self._attempts >= self._max_attempts or not target.usable(now) or not self._paid(now):
             return None
         return self._taken(self._tier, Choice(target, 0.0, SHRUNK))
+
+    def resume(self, now: float, fits: Callable[[T], bool]) -> Choice[T] | None:
+        """Another endpoint for an answer that broke after it had begun; `fits` says which can go on with it.
+
+        An attempt like any other, from the same budget. Never one that this stream broke at (see `broke`); one that
+        was not asked yet first. The request was admitted, so an endpoint at its limit may be asked when no other can.
+        """
+        last = self._last
+        if last is None or last.elsewhere is not Elsewhere.YES or self._attempts >= self._max_attempts:
+            return None
+        if last.kind not in self._on and last.kind not in _ALWAYS_ELSEWHERE:
+            return None
+        for tier in range(self._tier, len(self._tiers)):
+            open_ = [t for t in self._open(self._tiers[tier]) if t not in self._broken and fits(t)]
+            for able in ([t for t in open_ if t.usable(now)], [t for t in open_ if t.busy(now)]):
+                fresh = [target for target in able if target not in self._tried]
+                if able and (choice := self._choice(fresh or able, now, 0.0, RESUME)) is not None:
+                    return self._taken(tier, choice) if self._paid(now) else None
+        return None
+
+    def broke(self, target: T, failure: Failure) -> None:
+        """Records that an answer which had begun broke there."""
+        self._broken.append(target)
+        self.failed(target, failure)
 
     def failed(self, target: T, failure: Failure) -> None:
         """Records how an attempt failed."""

@@ -246,6 +246,12 @@ class ClientConnection(asyncio.Protocol):
             b"%b%b%btransfer-encoding: chunked\r\n\r\n" % (status_line(status), headers, self._connection_header())
         )
 
+    def flow(self, on_pause: Callable[[], None], on_resume: Callable[[], None]) -> None:
+        """Has another source of the body told when to stop and go on; at once, if it has to stop."""
+        self._on_pause, self._on_resume = on_pause, on_resume
+        if self.write_paused:
+            on_pause()
+
     def write(self, data: bytes) -> None:
         """Writes a piece of the body; empty data is ignored."""
         if data and not self.disconnected:

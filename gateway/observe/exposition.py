@@ -132,9 +132,15 @@ _FAMILIES = (
         ("route", "cause"),
     ),
     Family(
+        "seawall_stream_resumes_total",
+        "counter",
+        "Streams that broke after their first content, by what became of them: gone on (token_ids, replay) or not.",
+        ("route", "outcome"),
+    ),
+    Family(
         "seawall_stream_interrupted_total",
         "counter",
-        "Streams that broke after their first content, by the error_type of the break.",
+        "Streams that ended in an error after their first content, by its error_type.",
         ("route", "reason"),
     ),
     Family(

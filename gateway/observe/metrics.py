@@ -35,6 +35,9 @@ SHED_REASONS = ("queue_full", "displaced", "too_long", "max_wait")
 #: Why work of a backend was for nothing: the attempt failed, another one answered first, its stream broke, its client
 #: left, its time was over.
 WASTE_CAUSES = ("failed", "beaten", "interrupted", "disconnected", "deadline")
+#: What became of a stream's break: gone on from token ids or by replay; the answer cannot be gone on with exactly; no
+#: endpoint, attempt or budget was left; the endpoints that were asked failed.
+RESUME_OUTCOMES = ("token_ids", "replay", "not_exact", "no_endpoint", "failed")
 
 #: Why a request was made smaller, and the faults that a policy may inject.
 REDUCTION_CAUSES = ("out_of_memory", "degraded")
@@ -88,6 +91,7 @@ class RouteMetrics:
         "queue_length",
         "queue_wait",
         "reduced",
+        "resumes",
         "retries",
         "retry_budget_exhausted",
         "shed",
@@ -117,6 +121,7 @@ class RouteMetrics:
         self.faults = dict.fromkeys(FAULTS, 0)
         self.wasted_seconds = dict.fromkeys(WASTE_CAUSES, 0.0)
         self.wasted_tokens = dict.fromkeys(WASTE_CAUSES, 0)
+        self.resumes = dict.fromkeys(RESUME_OUTCOMES, 0)
 
     def finished(
         self,
@@ -178,6 +183,8 @@ class RouteMetrics:
         for cause in WASTE_CAUSES:
             yield "seawall_wasted_seconds_total", (route, cause), self.wasted_seconds[cause]
             yield "seawall_wasted_tokens_total", (route, cause), self.wasted_tokens[cause]
+        for outcome, count in self.resumes.items():
+            yield "seawall_stream_resumes_total", (route, outcome), count
         for kind, count in self.interrupted.items():
             if count:
                 yield "seawall_stream_interrupted_total", (route, kind.value), count

@@ -122,17 +122,15 @@ class Continued:
 class Replayed:
     """The same answer made again elsewhere: silent until it has come to where the client is, then passed on."""
 
-    __slots__ = ("_behind", "_fresh", "_shape", "_strip", "complete", "delivered", "wasted")
+    __slots__ = ("_behind", "_fresh", "_shape", "_strip", "complete", "delivered")
 
     def __init__(self, delivered: Delivered, shape: StreamShape, *, strip: bool) -> None:
-        """`wasted` counts frames whose text the client had already."""
         self.delivered = delivered
         self._behind: dict[Slot, str] = dict(delivered.texts)
         self._fresh = Delivered(delivered.path, head=delivered.head, aligned=delivered.aligned)
         self._shape = shape
         self._strip = strip
         self.complete = False
-        self.wasted = 0
 
     def feed(self, frames: bytes) -> bytes:
         out = []
@@ -160,7 +158,6 @@ class Replayed:
         if self._behind:
             if ends or not self._fresh.textual:
                 raise DivergedError("it ended, or became something else, before it came to where the client is")
-            self.wasted += bool(found)
             return b""
         self.delivered = self._fresh
         return self._written(_with_texts(document, surplus)) if surplus or ends else b""

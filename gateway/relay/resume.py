@@ -127,6 +127,10 @@ class Resumption:
                 return Way.TOKENS
         return Way.REPLAY if self._can_replay(delivered) else None
 
+    def fits(self, candidate: Candidate) -> bool:
+        """Whether there is a way there."""
+        return self.way(candidate) is not None
+
     async def order(self, candidate: Candidate, detokenize: Detokenize) -> Order | None:
         """What to ask of an endpoint that there is a `way` for; None when it turns out that it would not be exact."""
         if self.way(candidate) is Way.TOKENS:
@@ -150,7 +154,7 @@ class Resumption:
             asked.pop("return_token_ids", None)
         body = self.body(orjson.dumps(asked), candidate.endpoint.dialect)
         passage = Replayed(delivered, shape_for(self._path), strip=strip)
-        return Order(Way.REPLAY, self._path, self._target, body, passage)
+        return Order(Way.REPLAY, self._path, self._target, body, passage, len(delivered.ids))
 
     async def _continuation(self, candidate: Candidate, detokenize: Detokenize) -> Order | None:
         delivered, asked = self._delivered, self._asked
@@ -170,7 +174,7 @@ class Resumption:
         )
         delivered.ids = list(made)
         stops = None
-        if held and (strings := _stops(asked)):
+        if (strings := _stops(asked)) and not delivered.aligned:
             keep = bool(asked.get("include_stop_str_in_output"))
             stops = StopStrings(strings, keep=keep, sent=delivered.text, held=held)
             body.pop("stop", None)

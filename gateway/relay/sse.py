@@ -100,8 +100,8 @@ class StreamShape:
     """How one API's event stream says that content begins and that it is complete.
 
     `has_content` looks at a frame's JSON; `finished` likewise tells the frame after which only bookkeeping follows.
-    `terminal` are bytes that only the last frame holds, whatever the model's text is; `repair` is sent to complete a stream that was finished but whose
-    terminal frame never came.
+    `terminal` are bytes that only the last frame holds, whatever the model's text is; `repair` is sent to complete a
+    stream that was finished but whose terminal frame never came.
     """
 
     terminal: tuple[bytes, ...]

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 class StopStrings:
     """Looks for stop strings in growing text and holds back what may be the beginning of one.
 
-    `sent` is the text that the client has, `held` what follows it and was searched already; `keep` whether the stop string itself is part of the answer.
+    `sent` is the text that the client has, `held` what follows it and was searched already; `keep` whether the stop
+    string itself is part of the answer.
     The algorithm is that of vLLM (`vllm/v1/engine/detokenizer.py`): in each step the first of the list that ends in
     what is new; all but the last `longest - 1` characters go out.
     """

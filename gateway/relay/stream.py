@@ -4,20 +4,31 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
 from dataclasses import dataclass
 from time import monotonic
 
 from backends.dialect import Dialect, Usage
 from gateway.attempt import Attempt
 from gateway.http.connection import ClientConnection
-from gateway.relay.sse import FrameScanner, FrameTooLargeError, StreamShape, data_of, document_of, split
+from gateway.relay.passage import Continued, DivergedError, Passage
+from gateway.relay.sse import (
+    FrameScanner,
+    FrameTooLargeError,
+    StreamShape,
+    data_of,
+    document_of,
+    is_malformed,
+    plausible,
+    split,
+)
 from gateway.upstream.connection import Break, UpstreamHead
-from policies.outcome import ErrorKind, Failure
+from policies.outcome import Blame, ErrorKind, Failure
 
 KEEPALIVE = b": keepalive\n\n"
 #: Last pieces kept, for the usage and the finish reason that stand in them.
 _TAIL = 4
+#: Seconds that a finished answer waits for its last frames before it is completed without them.
+GRACE = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +48,8 @@ class StreamRelay:
     """A sink that writes server-sent events to the client as they come.
 
     `done` resolves to None when the answer is whole, else to the failure that broke it; nothing has been said to the
-    client about that failure yet.
+    client about that failure yet. `strict`: a malformed frame is a break at once, since the answer may go on elsewhere;
+    else it is left out where the next one is good.
     """
 
     __slots__ = (
@@ -47,14 +59,17 @@ class StreamRelay:
         "_last_data",
         "_last_write",
         "_loop",
+        "_malformed",
         "_scanner",
         "_shape",
+        "_strict",
         "_tail",
         "_terminal_seen",
         "_timeouts",
         "_timer",
         "chunks",
         "done",
+        "passage",
     )
 
     def __init__(
@@ -63,9 +78,15 @@ class StreamRelay:
         attempt: Attempt,
         timeouts: StreamTimeouts,
         loop: asyncio.AbstractEventLoop,
+        passage: Passage,
+        *,
+        strict: bool = False,
     ) -> None:
         self._client = client
         self._attempt = attempt
+        self.passage = passage
+        self._strict = strict
+        self._malformed = False
         self._dialect: Dialect = attempt.endpoint.dialect
         self._shape: StreamShape = attempt.shape
         self._timeouts = timeouts
@@ -102,34 +123,59 @@ class StreamRelay:
         if not frames:
             return
         self.chunks += 1
+        if not plausible(frames):
+            sound = self._sound(frames)
+            if sound is None:
+                return
+            frames = sound
         if b'"error"' in frames:
             frames, failure = self._until_error(frames)
             if failure is not None:
-                self._write(frames)
+                self._pass_on(frames)
                 self._break(failure)
                 return
+        self._pass_on(frames)
+
+    def _pass_on(self, frames: bytes) -> None:
         self._tail.append(frames)
         if not self._terminal_seen and any(terminal in frames for terminal in self._shape.terminal):
             self._terminal_seen = True
-        self._write(frames)
+        passage = self.passage
+        try:
+            out = passage.feed(frames)
+        except DivergedError as diverged:
+            evidence = f"the answer made again elsewhere is another: {diverged}"
+            self._break(Failure(ErrorKind.GENERATION_FAILED, evidence, status=200, blame=Blame.NONE))
+            return
+        self._write(out)
+        if passage.complete:
+            self._complete()
+
+    def _sound(self, frames: bytes) -> bytes | None:
+        """Frames without a malformed one whose next is good; None when the stream is broken by it."""
+        good = []
+        for frame in split(frames):
+            if not is_malformed(frame):
+                self._malformed = False
+                good.append(frame)
+            elif self._strict or self._malformed:
+                self._pass_on(b"".join(good))
+                self._break(Failure(ErrorKind.GENERATION_FAILED, "a frame of the stream is not JSON", status=200))
+                return None
+            else:
+                self._malformed = True
+        return b"".join(good)
 
     def on_end(self) -> None:
         if self.done.done():
             return
         if self._terminal_seen or not self._shape.terminal:
             self._resolve(None)
-        elif self._finished():
-            self._write(self._shape.repair)
-            self._resolve(None)
         else:
             self._break(Failure(ErrorKind.GENERATION_FAILED, "the stream ended before the answer did", status=200))
 
     def on_broken(self, reason: Break, detail: str) -> None:
-        if self.done.done():
-            return
-        if self._terminal_seen or (self._shape.terminal and self._finished()):
-            self.on_end()
-        else:
+        if not self.done.done():
             self._break(Failure(ErrorKind.GENERATION_FAILED, f"{reason.value}: {detail}", status=200))
 
     # -- the end -------------------------------------------------------------------------------------------------------
@@ -151,7 +197,9 @@ class StreamRelay:
         )
 
     def usage(self) -> Usage | None:
-        """Token counts from the last frames, or None where the server sent none."""
+        """Token counts of the whole answer from the last frames, or None where the server sent none."""
+        if isinstance(self.passage, Continued):
+            return Usage(len(self.passage.delivered.prompt), self.passage.completion_tokens)
         for piece in reversed(self._tail):
             if b'usage"' in piece:
                 for frame in reversed(list(split(piece))):
@@ -160,8 +208,20 @@ class StreamRelay:
         return None
 
     def _break(self, failure: Failure) -> None:
+        """The backend will send no more that is of use. Where only the last frames lack, the answer is whole."""
+        if self.done.done():
+            return
+        if self._terminal_seen or (self._shape.terminal and self._finished()):
+            self._complete()
+            return
         self._attempt.cancel()
         self._resolve(failure)
+
+    def _complete(self) -> None:
+        if not self._terminal_seen or self.passage.complete:
+            self._write(self.passage.closing())
+        self._attempt.cancel()
+        self._resolve(None)
 
     def _resolve(self, failure: Failure | None) -> None:
         if self._timer is not None:
@@ -178,8 +238,9 @@ class StreamRelay:
     # -- time ----------------------------------------------------------------------------------------------------------
 
     def _write(self, data: bytes) -> None:
-        self._last_write = self._last_data
-        self._client.write(data)
+        if data:
+            self._last_write = self._last_data
+            self._client.write(data)
 
     def _watch(self) -> None:
         timeouts = self._timeouts
@@ -189,14 +250,19 @@ class StreamRelay:
             return
         if self._client.write_paused:
             self._last_data = now  # the backend is held back by us: its silence is not its own
-        if now - self._last_data >= timeouts.idle:
+        silent = now - self._last_data
+        if silent >= GRACE and (self._terminal_seen or (self._shape.terminal and self._finished())):
+            self._complete()
+            return
+        if silent >= timeouts.idle:
             evidence = f"no data for {timeouts.idle:g} s in the middle of the stream"
             self._break(Failure(ErrorKind.INFERENCE_TIMEOUT, evidence, status=200))
             return
         if now - self._last_write >= timeouts.keepalive and not self._client.write_paused:
             self._client.write(KEEPALIVE)
             self._last_write = now
-        wake = min(self._last_data + timeouts.idle, self._last_write + timeouts.keepalive, timeouts.deadline)
+        grace = self._last_data + GRACE if silent < GRACE else float("inf")
+        wake = min(grace, self._last_data + timeouts.idle, self._last_write + timeouts.keepalive, timeouts.deadline)
         self._timer = self._loop.call_at(max(wake, now + 0.01), self._watch)
 
 
@@ -252,5 +318,22 @@ class RawRelay:
             self.done.set_result(failure)
 
 
+class Heartbeat:
+    """Comments to the client while nothing else can go out: another endpoint is being asked."""
+
+    def __init__(self, client: ClientConnection, every: float, loop: asyncio.AbstractEventLoop) -> None:
+        self._client, self._every, self._loop = client, every, loop
+        self._timer = loop.call_later(every, self._beat) if every != float("inf") else None
+
+    def _beat(self) -> None:
+        if not self._client.write_paused:
+            self._client.write(KEEPALIVE)
+        self._timer = self._loop.call_later(self._every, self._beat)
+
+    def stop(self) -> None:
+        """Ends it."""
+        if self._timer is not None:
+            self._timer.cancel()
+
+
 Relay = StreamRelay | RawRelay
-RelayFactory = Callable[[ClientConnection, Attempt, StreamTimeouts, asyncio.AbstractEventLoop], Relay]

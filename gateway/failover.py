@@ -1,0 +1,118 @@
+"""Failover inside a stream: finds another endpoint for a broken answer and has it go on there."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from functools import partial
+from time import monotonic
+
+import orjson
+
+from gateway.attempt import AnswerKind, Attempt
+from gateway.attempts import Attempts
+from gateway.context import RequestContext
+from gateway.relay.passage import Passage, Plain
+from gateway.relay.resume import Resumption
+from gateway.relay.stream import Heartbeat
+from gateway.runtime import Candidate, Route
+from gateway.services import Services
+from gateway.upstream.request import request_head
+from policies.outcome import Blame, Elsewhere, Failure
+
+#: Seconds for asking an endpoint for the text of token ids, which takes it a millisecond.
+_DETOKENIZE_TIMEOUT = 2.0
+
+
+class Failover:
+    """That of one streamed request. Its attempts come from the request's own plan, so from the one budget."""
+
+    __slots__ = ("_attempts", "_ctx", "_loop", "_numbers", "_resumption", "_route")
+
+    def __init__(
+        self,
+        ctx: RequestContext,
+        route: Route,
+        attempts: Attempts,
+        services: Services,
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
+        self._ctx = ctx
+        self._route = route
+        self._attempts = attempts
+        self._resumption: Resumption | None = attempts.resumption
+        self._numbers = services.metrics.route(route.name)
+        self._loop = loop
+
+    @property
+    def possible(self) -> bool:
+        """Whether a break may be mended."""
+        return self._resumption is not None and self._resumption.count < self._route.policy.stream.max_resumes
+
+    def passage(self, attempt: Attempt) -> Passage:
+        """How the first answer's frames go to the client."""
+        if self._resumption is None:
+            return Plain(attempt.shape, None, strip=False)
+        return self._resumption.passage(attempt)
+
+    async def go_on(self, broken: Attempt, passage: Passage, failure: Failure) -> tuple[Attempt, Passage] | None:
+        """The answer's continuation after a break, at its first content; None when there can't be an exact one."""
+        outcome, found = "not_exact", None
+        beat = Heartbeat(self._ctx.client, self._route.policy.stream.keepalive or float("inf"), self._loop)
+        try:
+            resumption = self._resumption
+            if resumption is not None and not self.possible:
+                outcome = "no_endpoint"
+            elif resumption is not None and failure.elsewhere is Elsewhere.YES:
+                self._attempts.plan.broke(broken.candidate, failure)
+                if failure.blame is not Blame.NONE and resumption.broke(broken, passage):
+                    outcome, found = await self._elsewhere(resumption)
+            return found
+        finally:
+            beat.stop()
+            self._attempts.abandon()
+            self._numbers.resumes[outcome] += 1
+            if found is None:
+                self._wasted(self._ctx.record_of(broken).tokens)
+
+    async def _elsewhere(self, resumption: Resumption) -> tuple[str, tuple[Attempt, Passage] | None]:
+        """(what became of it, for the metrics; attempt and passage)."""
+        attempts, outcome = self._attempts, "no_endpoint"
+        while (choice := attempts.plan.resume(monotonic(), resumption.fits)) is not None:
+            await attempts.wait(choice)
+            order = await resumption.order(choice.target, partial(self._text_of, choice.target))
+            if order is None:
+                outcome = "not_exact"
+                continue
+            outcome = "failed"
+            attempt = await attempts.resumed(choice, order)
+            if attempt is not None:
+                resumption.count += 1
+                self._wasted(order.wasted)
+                return order.way.value, (attempt, order.passage)
+        return outcome, None
+
+    def _wasted(self, tokens: int) -> None:
+        self._numbers.wasted("interrupted", 0.0, tokens)
+
+    async def _text_of(self, candidate: Candidate, ids: Sequence[int]) -> str | None:
+        """The text of token ids, as an endpoint says; None when it can't."""
+        ctx = self._ctx
+        endpoint = candidate.endpoint
+        body = orjson.dumps({"model": candidate.model or ctx.model, "tokens": list(ids)})
+        lines = self._attempts.lines_for(endpoint)
+        head = request_head("POST", endpoint.base_path + b"/detokenize", endpoint.head_lines, lines, len(body))
+        settled: asyncio.Future[None] = self._loop.create_future()
+        asking = Attempt(candidate, "/detokenize", head, body, lambda _: settled.set_result(None), None)
+        asking.start(min(self._route.timeout.connect, _DETOKENIZE_TIMEOUT))
+        try:
+            async with asyncio.timeout(_DETOKENIZE_TIMEOUT):
+                await settled
+        except TimeoutError:
+            return None
+        finally:
+            asking.cancel()
+        if asking.failure is not None or asking.kind is not AnswerKind.WHOLE:
+            return None
+        text = orjson.loads(asking.held).get("prompt")
+        return text if isinstance(text, str) else None
