@@ -185,7 +185,7 @@ class WaitingRoom:
         """Slots that are free; as many as you like when no endpoint may be asked at all, as then nobody need wait."""
         free, alive = 0, False
         for endpoint in self._endpoints:
-            if endpoint.healthy and endpoint.breaker.allows(now):
+            if endpoint.in_service and endpoint.breaker.allows(now):
                 alive = True
                 free += endpoint.slots(now)
         return free if alive else float("inf")

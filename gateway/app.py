@@ -16,6 +16,8 @@ from time import monotonic
 from aiohttp import web
 
 from gateway import ops, paths
+from gateway.admin.admin import Admin
+from gateway.admin.state import Workers
 from gateway.config import Config, ConfigError, load_config
 from gateway.config.base import split_listen
 from gateway.config.diff import diff
@@ -58,6 +60,7 @@ class Gateway:
         self.pipeline = Pipeline(self.runtime, self.services)
         self.monitor = Monitor(self.runtime, self.metrics, self.services.log)
         self._bind_metrics()
+        self.admin = Admin(self)
         server = config.server
         limits = ServerLimits(
             max_body=server.max_body,
@@ -86,6 +89,7 @@ class Gateway:
             host, port = split_listen(admin.listen)
             await web.TCPSite(self._ops_runner, host, port).start()
         await self.monitor.start()
+        self.admin.start()
         tls = None
         if config.server.tls is not None:
             tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
@@ -106,6 +110,7 @@ class Gateway:
             await asyncio.wait_for(self._hurry.wait(), delay)
         await self.server.drain(0.0 if self._hurry.is_set() else limit - delay)
         await self.monitor.stop()
+        await self.admin.close()
         await self._ops_runner.cleanup()
         for endpoint in self.runtime.endpoints.values():
             endpoint.pool.close()
@@ -124,8 +129,7 @@ class Gateway:
         if self.path is None:
             return False
         try:
-            config = load_config(self.path)
-            runtime = build(config, self.runtime, self._random)
+            self.take(load_config(self.path))
         except ConfigError as error:
             self.metrics.reloaded(False)
             log.error("reload_refused", problems=[str(problem) for problem in error.problems][:20])
@@ -134,7 +138,12 @@ class Gateway:
             self.metrics.reloaded(False)
             log.error("reload_refused", problems=[f"{error.filename}: {error.strerror}"])
             return False
-        before, self.runtime = self.runtime, runtime
+        return True
+
+    def take(self, config: Config) -> None:
+        """Serves another configuration from now on. Raises OSError when one of its files cannot be read."""
+        before, self.runtime = self.runtime, build(config, self.runtime, self._random)
+        runtime = self.runtime
         self.metrics.reload([route.name for route in config.routes], list(config.backends))
         self.pipeline.runtime = runtime
         self._bind_metrics()
@@ -143,8 +152,7 @@ class Gateway:
             if runtime.endpoints.get(name) is not endpoint:
                 endpoint.pool.close()
         self.metrics.reloaded(True)
-        log.info("reloaded", changes=diff(before.config, config))
-        return True
+        self.services.log.info("reloaded", changes=diff(before.config, config))
 
     def _bind_metrics(self) -> None:
         for name, endpoint in self.runtime.endpoints.items():
@@ -163,7 +171,7 @@ class Gateway:
             for endpoint in self.runtime.endpoints.values():
                 endpoint.pool.close_unused(now)
             modified = self._modified()
-            if modified is not None and modified != seen:
+            if modified is not None and modified != seen and self.runtime.config.server.watch:
                 seen = modified
                 self.reload()
 
@@ -190,8 +198,16 @@ class Gateway:
         return True
 
 
-async def serve(config_path: Path, port: int | None, on_ready: Callable[[str], None] | None = None) -> int:
-    """Runs the gateway until SIGTERM or SIGINT. Returns the exit code: 2 bad configuration, 1 port in use."""
+async def serve(
+    config_path: Path,
+    port: int | None,
+    on_ready: Callable[[str], None] | None = None,
+    workers: Workers | None = None,
+) -> int:
+    """Runs the gateway until SIGTERM or SIGINT. Returns the exit code: 2 bad configuration, 1 port in use.
+
+    `workers` gives the snapshots of model servers that this process supervises, for operators to see.
+    """
     try:
         config = load_config(config_path)
     except ConfigError as error:
@@ -207,6 +223,7 @@ async def serve(config_path: Path, port: int | None, on_ready: Callable[[str], N
     loop = asyncio.get_running_loop()
     try:
         gateway = Gateway(config, config_path)
+        gateway.admin.workers = workers
         await gateway.start(sock)
     except OSError as error:
         print(f"cannot start: {error}", file=sys.stderr)

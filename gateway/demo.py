@@ -64,7 +64,12 @@ async def _run(port: int | None, config: Path) -> int:
             print(WorkerFailedError(worker), file=sys.stderr)
         if len(failed) == len(workers):
             return 1
-        return await serve(config, port, on_ready=lambda url: print(_welcome(url, supervisor), flush=True))
+        return await serve(
+            config,
+            port,
+            on_ready=lambda url: print(_welcome(url, supervisor), flush=True),
+            workers=supervisor.snapshot,
+        )
 
 
 def _print_line(name: str, line: str) -> None:
@@ -100,5 +105,6 @@ Draw something:
 Break a worker and ask again; it comes back by itself:
   kill -9 {pids.get("tide-a")}
 
-Watch:  curl {url}/health   curl {url}/status   curl {url}/metrics        Stop: Ctrl-C
+Watch:  {url}/admin in a browser, or: seawall top {url}
+Stop:   Ctrl-C
 """

@@ -6,6 +6,7 @@ import random
 import ssl
 from collections import deque
 from collections.abc import Callable
+from enum import StrEnum
 from time import monotonic
 from typing import Any
 from urllib.parse import urlsplit
@@ -34,14 +35,22 @@ _FIRST_SHARE = 0.1
 _ANTHROPIC_VERSION = "2023-06-01"
 
 
+class Service(StrEnum):
+    """What an operator has said of an endpoint."""
+
+    ACTIVE = "active"
+    DRAINING = "draining"  # nothing new; what runs there finishes
+    EJECTED = "ejected"  # nothing new, and what ran there was broken off
+
+
 class Endpoint:
     """State of one endpoint; survives a reload while its configuration stays the same.
 
     `in_flight` counts attempts, those that wait out a pause before they start among them; `limiter` says how many there
     may be. `weight` is its present share of traffic. `away_until` (loop time) is how long it asked to be left alone.
-    `healthy` is the active probes' view, true until they say otherwise; `waiting` and `kv_cache` (0 to 1) are its own
-    gauges, when scraped. `waiting_rooms` are told when an attempt is over. `transitions` are the latest changes of its
-    circuit: loop time and the state that it came to.
+    `healthy` is the active probes' view, true until they say otherwise, `service` the operators'; `in_service` is both.
+    `waiting` and `kv_cache` (0 to 1) are its own gauges, when scraped. `waiting_rooms` hear when an attempt is over.
+    `transitions` are the latest changes of its circuit: loop time and the state that it came to.
     """
 
     __slots__ = (
@@ -57,6 +66,7 @@ class Endpoint:
         "head_lines",
         "healthy",
         "in_flight",
+        "in_service",
         "kv_cache",
         "limiter",
         "message",
@@ -66,6 +76,7 @@ class Endpoint:
         "particular",
         "pool",
         "probe_target",
+        "service",
         "state",
         "transitions",
         "waiting",
@@ -114,7 +125,8 @@ class Endpoint:
         self._most = min(config.max_concurrency or config.connections, config.connections)
         self.waiting_rooms: dict[object, Callable[[float], None]] = {}
         self.away_until = 0.0
-        self.healthy = True
+        self.healthy = self.in_service = True
+        self.service = Service.ACTIVE
         self.state = "unknown"
         self.message = ""
         self.waiting = 0.0
@@ -127,11 +139,13 @@ class Endpoint:
         if self._returning:
             self._return(now)
         in_flight = self.in_flight
-        return self.healthy and in_flight < self.limiter.limit and in_flight < self._most and self.breaker.allows(now)
+        return (
+            self.in_service and in_flight < self.limiter.limit and in_flight < self._most and self.breaker.allows(now)
+        )
 
     def busy(self, now: float) -> bool:
         """Whether it may be asked now but for being at its limit."""
-        return self.in_flight >= self.limit and self.healthy and self.breaker.allows(now)
+        return self.in_flight >= self.limit and self.in_service and self.breaker.allows(now)
 
     @property
     def limit(self) -> int:
@@ -206,11 +220,33 @@ class Endpoint:
         if result.healthy and result.state_changed:
             self.breaker.end_open_time(now)
         self.healthy = result.healthy
+        self.in_service = self.healthy and self.service is Service.ACTIVE
         self.state = result.state.value
         self.message = result.message
         if result.load is not None:
             self.waiting = result.load.waiting or 0.0
             self.kv_cache = result.load.kv_cache or 0.0
+
+    # -- operators -----------------------------------------------------------------------------------------------------
+
+    def set_service(self, service: Service, now: float) -> None:
+        """Takes it out of service or back, whatever the probes and its circuit say.
+
+        An ejected one loses what it was doing: those requests go elsewhere. One that is back has its circuit closed.
+        """
+        if service is Service.ACTIVE and self.service is not Service.ACTIVE:
+            self.breaker.reset(now)
+        self.service = service
+        self.in_service = self.healthy and service is Service.ACTIVE
+        if service is Service.EJECTED:
+            self.pool.break_off("ejected by an operator")
+
+    def take_over(self, before: Endpoint, now: float) -> None:
+        """Keeps what operators said of the endpoint that had this name in the configuration before."""
+        if before.breaker.forced:
+            self.breaker.force_open(now)
+        if before.service is not Service.ACTIVE:
+            self.set_service(before.service, now)
 
     # -- showing -------------------------------------------------------------------------------------------------------
 
@@ -226,6 +262,7 @@ class Endpoint:
             in_flight=lambda: self.in_flight,
             limit=lambda: self.limit,
             healthy=lambda: self.healthy,
+            service=lambda: self.service.value,
         )
 
     def snapshot(self, now: float) -> dict[str, Any]:
@@ -234,6 +271,7 @@ class Endpoint:
             "kind": self.config.kind,
             "state": self.state,
             "healthy": self.healthy,
+            "service": self.service.value,
             "message": self.message,
             "breaker": self.breaker.state(now).value,
             "retry_after": self.retry_after(now),

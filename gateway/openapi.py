@@ -6,6 +6,7 @@ from functools import lru_cache
 from typing import Any
 
 from gateway import __version__, uploads
+from gateway.admin import openapi as admin
 from gateway.errors.kinds import KINDS
 from gateway.paths import DATA_PATHS, HEALTH_PATHS
 
@@ -50,6 +51,7 @@ def document() -> dict[str, Any]:
                 "responses": {"200": {"description": "The answer."}, "default": error},
             }
         }
+    paths |= admin.paths()
     return {
         "openapi": "3.1.0",
         "info": {"title": "Seawall", "version": __version__, "description": "A gateway in front of model backends."},

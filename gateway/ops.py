@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import hmac
-import ipaddress
 from collections.abc import Awaitable, Callable
 from time import monotonic
 from typing import TYPE_CHECKING, Any
@@ -13,11 +10,11 @@ import orjson
 from aiohttp import web
 
 from gateway import __version__
-from gateway.config.base import key_digest
+from gateway.admin import access
+from gateway.admin.views import routes
 from gateway.errors.render import iso_timestamp, render, rendering_for
 from gateway.errors.taxonomy import GatewayError
 from gateway.http.message import HOP_BY_HOP, Request
-from gateway.identity import bearer
 from gateway.identity import correlation_id as identify
 from gateway.openapi import document
 from gateway.paths import HEALTH_PATHS
@@ -57,6 +54,8 @@ def application(gateway: Gateway) -> web.Application:
             response = await handler(request)
         except GatewayError as error:
             response = _error(error, request, correlation, gateway)
+            if error.kind is ErrorKind.AUTHENTICATION_FAILED and request.path in ("/admin", "/admin/"):
+                response.headers["WWW-Authenticate"] = access.CHALLENGE
         except web.HTTPNotFound:
             response = _error(GatewayError.unknown_path(), request, correlation, gateway)
         except web.HTTPMethodNotAllowed as refused:
@@ -67,6 +66,8 @@ def application(gateway: Gateway) -> web.Application:
         except Exception:
             gateway.services.log.exception("internal_error", correlation_id=correlation, path=request.path)
             response = _error(GatewayError(ErrorKind.INTERNAL_ERROR), request, correlation, gateway)
+        if response.prepared:  # an event stream that is over
+            return response
         response.headers["Server"] = "seawall"
         response.headers["X-Correlation-ID"] = response.headers["X-Request-ID"] = correlation
         return response
@@ -83,6 +84,7 @@ def application(gateway: Gateway) -> web.Application:
             web.get("/errors", views.errors),
             web.get("/requests/{correlation_id:.+}", views.request),
             web.get("/openapi.json", views.openapi),
+            *routes(gateway),
         ]
     )
     return app
@@ -162,51 +164,8 @@ class _Views:
 
 def _authorise(gateway: Gateway, request: web.Request) -> None:
     """Lets operators in: with the key, or from this machine. Raises GatewayError."""
-    if request.path in _OPEN or _from_loopback(request):
-        return
-    key = gateway.runtime.config.server.admin.key
-    if key is None:
-        message = "The operators' endpoints are open to this machine only. Set server.admin.key to open them to others."
-        raise GatewayError(ErrorKind.PERMISSION_DENIED, message)
-    given = bearer({name.lower().encode(): value.encode() for name, value in request.headers.items()}) or b""
-    if not hmac.compare_digest(hashlib.sha256(given).digest(), key_digest(key)):
-        message = "The operator's key is missing or not valid. Send it as 'Authorization: Bearer <key>'."
-        raise GatewayError(ErrorKind.AUTHENTICATION_FAILED, message)
-
-
-def _from_loopback(request: web.Request) -> bool:
-    """Whether an operator on this machine asks: neither a proxy here for its client, nor a web page in a browser here.
-
-    A page reaches this machine by a request across sites, or by a name of its own that resolves to 127.0.0.1
-    (DNS rebinding), which then stands in `Host`.
-    """
-    headers = request.headers
-    if any(name in headers for name in ("X-Forwarded-For", "Forwarded", "X-Real-IP", "Via")):
-        return False
-    if headers.get("Sec-Fetch-Site", "none") not in ("none", "same-origin"):
-        return False
-    return _is_loopback(request.remote or "") and (request.host == "" or _is_local_name(request.host))
-
-
-def _is_loopback(address: str) -> bool:
-    try:
-        parsed = ipaddress.ip_address(address)
-    except ValueError:
-        return False
-    mapped = parsed.ipv4_mapped if isinstance(parsed, ipaddress.IPv6Address) else None
-    return (mapped or parsed).is_loopback
-
-
-def _is_local_name(host: str) -> bool:
-    """Whether a `Host` is an address or a name that no DNS server outside answers for."""
-    name = host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
-    if name == "localhost" or name.endswith(".localhost"):
-        return True
-    try:
-        ipaddress.ip_address(name)
-    except ValueError:
-        return False
-    return True
+    if request.path not in _OPEN:
+        access.may_read(request.headers, request.remote, gateway.runtime.config.server.admin.key)
 
 
 def _json(value: Any, status: int = 200) -> web.Response:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from time import monotonic
 
 from gateway.admission import WaitingRoom
 from gateway.answer import safe
@@ -186,7 +187,7 @@ class Route:
 
     def _ejected(self, tier: Sequence[Candidate], now: float) -> Sequence[Candidate]:
         """Those with an open circuit that may be tried. What active probes find down is neither tried nor counted."""
-        alive = [candidate for candidate in tier if candidate.endpoint.healthy]
+        alive = [candidate for candidate in tier if candidate.endpoint.in_service]
         return last_resort(alive, now, self.policy.circuit_breaker.max_ejected)
 
     def _wait(self, number: int) -> float:
@@ -251,6 +252,8 @@ def build(config: Config, previous: Runtime | None, rng: random.Random) -> Runti
             endpoints[name] = kept
         else:
             endpoints[name] = Endpoint(name, backend, policy, rng)
+            if kept is not None:
+                endpoints[name].take_over(kept, monotonic())
     before = {route.name: route for route in previous.routes.routes} if previous is not None else {}
     routes = [Route(route, config.policy_for(route), endpoints, before.get(route.name), rng) for route in config.routes]
     keys = [(key.digest, _api_key(key)) for key in config.auth.keys]

@@ -64,6 +64,8 @@ class Services:
             completion_tokens=usage.completion_tokens if usage else 0,
             correlation_id=ctx.correlation_id,
         )
+        if ctx.facts.stream and first_token is not None and usage is not None and usage.completion_tokens > 1:
+            numbers.output_token.observe((duration - first_token) / (usage.completion_tokens - 1))
         status = 499 if kind is ErrorKind.CLIENT_DISCONNECTED else ctx.status
         self.metrics.responded(status)
         if ctx.budget_exhausted:

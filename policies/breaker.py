@@ -160,6 +160,11 @@ class CircuitBreaker:
         return self._state
 
     @property
+    def forced(self) -> bool:
+        """Whether an operator keeps it open."""
+        return self._forced
+
+    @property
     def sound(self) -> bool:
         """Whether nothing speaks against the endpoint: closed, and its last result was not a failure."""
         return self._state is _CLOSED and self._consecutive == 0

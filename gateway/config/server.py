@@ -104,6 +104,11 @@ class ServerConfig(Section):
         "before new and idle ones are refused. It is part of `drain`.",
         examples=["5s"],
     )
+    watch: Flag = Field(
+        True,
+        description="Reload when the file changes. false: only on SIGHUP, or when an operator asks for it.",
+        examples=[False],
+    )
     trusted_proxies: tuple[Network, ...] = Field(
         (),
         description="Networks (CIDR) whose `X-Forwarded-*` headers are believed.",

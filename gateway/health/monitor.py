@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from time import monotonic
 from typing import Any
 
-from gateway.endpoint import Endpoint
+from gateway.endpoint import Endpoint, Service
 from gateway.health.checks import EndpointHealth, HealthChecks, backends_check, disk_check, gpu_check, memory_check
 from gateway.health.pressure import pressures
 from gateway.health.prober import Prober, ProbeResult, ProbeTarget
-from gateway.health.resources import ResourceSampler
+from gateway.health.resources import Resources, ResourceSampler
 from gateway.observe.metrics import Metrics
 from gateway.runtime import Runtime
 from policies.breaker import State
@@ -57,6 +57,15 @@ class Monitor:
                 if level is not before:
                     self._log.warning("degradation", route=route.name, level=level.label, pressure=degradation.pressure)
 
+    def expire(self) -> None:
+        """The next report looks anew: an operator has changed something."""
+        self._checks.expire()
+
+    @property
+    def resources(self) -> Resources | None:
+        """The latest sample of this machine; None before the first."""
+        return self._sampler.latest
+
     async def report(self) -> dict[str, Any]:
         """The body of `GET /health`."""
         return await self._checks.report()
@@ -82,8 +91,9 @@ class Monitor:
 
 def _health(endpoint: Endpoint, now: float) -> EndpointHealth:
     opened = endpoint.breaker.state(now) is State.OPEN
-    message = endpoint.message or ("circuit open" if opened else "")
-    return EndpointHealth(endpoint.name, endpoint.healthy and not opened, message)
+    reasons = (f"{endpoint.service.value} by an operator" if endpoint.service is not Service.ACTIVE else "",)
+    message = next(filter(None, (*reasons, endpoint.message, "circuit open" if opened else "")), "")
+    return EndpointHealth(endpoint.name, endpoint.in_service and not opened, message)
 
 
 def _targets(runtime: Runtime) -> list[ProbeTarget]:

@@ -69,6 +69,12 @@ _FAMILIES = (
         _ROUTE,
     ),
     Family(
+        "seawall_time_per_output_token_seconds",
+        "histogram",
+        "Mean time between a stream's tokens after its first, where its backend says how many there were.",
+        _ROUTE,
+    ),
+    Family(
         "seawall_overhead_seconds",
         "histogram",
         "Time a request spent in Seawall itself, without backends and waits.",
@@ -169,6 +175,13 @@ _FAMILIES = (
         "1 if active probes find the endpoint usable, else 0.",
         _BACKEND,
         across=min,
+    ),
+    Family(
+        "seawall_endpoint_service",
+        "gauge",
+        "What operators have said: 0 active, 1 draining, 2 ejected.",
+        _BACKEND,
+        across=max,
     ),
     Family("seawall_endpoint_probe_duration_seconds", "gauge", "How long the latest probe took.", _BACKEND, across=max),
     Family("seawall_http_responses_total", "counter", "Answers sent to clients, by HTTP status.", ("code",)),

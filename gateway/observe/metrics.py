@@ -21,10 +21,29 @@ from policies.outcome import ErrorKind
 #: The route of requests that belong to none: unknown paths and models, and what is refused before routing.
 NO_ROUTE = "none"
 BREAKER_STATES = {"closed": 0, "half_open": 1, "open": 2}
+SERVICE_STATES = {"active": 0, "draining": 1, "ejected": 2}
 
 #: Seconds. Answers take from a millisecond (an embedding) to ten minutes (the default total timeout).
 DURATION_BOUNDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 40.0, 80.0, 160.0, 320.0, 600.0)
 FIRST_TOKEN_BOUNDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 40.0, 80.0)
+OUTPUT_TOKEN_BOUNDS = (
+    0.001,
+    0.0025,
+    0.005,
+    0.01,
+    0.015,
+    0.02,
+    0.025,
+    0.03,
+    0.04,
+    0.05,
+    0.075,
+    0.1,
+    0.15,
+    0.25,
+    0.5,
+    1.0,
+)
 QUEUE_WAIT_BOUNDS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 OVERHEAD_BOUNDS = (0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 1.0)
 
@@ -86,6 +105,7 @@ class RouteMetrics:
         "interrupted",
         "name",
         "ok",
+        "output_token",
         "overhead",
         "prompt_tokens",
         "queue_length",
@@ -107,6 +127,7 @@ class RouteMetrics:
         self.interrupted = dict.fromkeys(ErrorKind, 0)
         self.duration = Histogram(DURATION_BOUNDS)
         self.first_token = Histogram(FIRST_TOKEN_BOUNDS)
+        self.output_token = Histogram(OUTPUT_TOKEN_BOUNDS)
         self.overhead = Histogram(OVERHEAD_BOUNDS)
         self.prompt_tokens = 0
         self.completion_tokens = 0
@@ -165,6 +186,7 @@ class RouteMetrics:
         yield "seawall_requests_in_flight", (route,), self.in_flight
         yield "seawall_request_duration_seconds", (route,), self.duration.value()
         yield "seawall_time_to_first_token_seconds", (route,), self.first_token.value()
+        yield "seawall_time_per_output_token_seconds", (route,), self.output_token.value()
         yield "seawall_overhead_seconds", (route,), self.overhead.value()
         yield "seawall_tokens_total", (route, "prompt"), self.prompt_tokens
         yield "seawall_tokens_total", (route, "completion"), self.completion_tokens
@@ -220,7 +242,16 @@ class AttemptMetrics:
 class EndpointMetrics:
     """Numbers of one endpoint. What lives elsewhere is read through the callables that `bind` is given."""
 
-    __slots__ = ("_breaker_state", "_healthy", "_in_flight", "_limit", "breaker_transitions", "name", "probe_duration")
+    __slots__ = (
+        "_breaker_state",
+        "_healthy",
+        "_in_flight",
+        "_limit",
+        "_service",
+        "breaker_transitions",
+        "name",
+        "probe_duration",
+    )
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -230,6 +261,7 @@ class EndpointMetrics:
         self._in_flight: Callable[[], int] | None = None
         self._limit: Callable[[], int] | None = None
         self._healthy: Callable[[], bool] | None = None
+        self._service: Callable[[], str] | None = None
 
     def bind(
         self,
@@ -238,12 +270,17 @@ class EndpointMetrics:
         in_flight: Callable[[], int] | None = None,
         limit: Callable[[], int] | None = None,
         healthy: Callable[[], bool] | None = None,
+        service: Callable[[], str] | None = None,
     ) -> None:
-        """Names the sources of the gauges, anew after every reload. `breaker_state` gives one of `BREAKER_STATES`."""
+        """Names the sources of the gauges, anew after every reload.
+
+        `breaker_state` gives one of `BREAKER_STATES`, `service` one of `SERVICE_STATES`.
+        """
         self._breaker_state = breaker_state
         self._in_flight = in_flight
         self._limit = limit
         self._healthy = healthy
+        self._service = service
 
     def samples(self) -> Iterator[tuple[str, tuple[str, ...], Any]]:
         """(family, label values, value) of everything here; nothing for gauges without a source."""
@@ -258,6 +295,8 @@ class EndpointMetrics:
             yield "seawall_endpoint_concurrency_limit", backend, self._limit()
         if self._healthy is not None:
             yield "seawall_endpoint_healthy", backend, int(self._healthy())
+        if self._service is not None:
+            yield "seawall_endpoint_service", backend, SERVICE_STATES[self._service()]
         if self.probe_duration is not None:
             yield "seawall_endpoint_probe_duration_seconds", backend, self.probe_duration
 
@@ -287,6 +326,10 @@ class Metrics:
             for pair, attempt in self._attempts.items()
             if pair[0] in self._routes and pair[1] in self._endpoints
         }
+
+    def routes(self) -> Iterable[RouteMetrics]:
+        """The numbers of every route, those of `NO_ROUTE` among them."""
+        return self._routes.values()
 
     def route(self, name: str | None) -> RouteMetrics:
         """The numbers of a route; those of `NO_ROUTE` for a name that is not configured."""

@@ -116,6 +116,10 @@ class UpstreamConnection(asyncio.Protocol):
         self.sink = None
         self._transport.abort()
 
+    def break_off(self, reason: str) -> None:
+        """Drops the connection; an exchange on it ends as one whose connection was lost."""
+        self._broken(Break.LOST, reason)
+
     @property
     def usable(self) -> bool:
         """Whether a request can be sent on it."""

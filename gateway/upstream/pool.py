@@ -110,6 +110,11 @@ class Pool:
         while self._idle and self._idle[0].idle_since + IDLE_TIMEOUT < now:
             self._idle.popleft().abort()
 
+    def break_off(self, reason: str) -> None:
+        """Closes every connection now; exchanges on them break, for this `reason`."""
+        for connection in list(self._open):
+            connection.break_off(reason)
+
     def close(self) -> None:
         """Closes what is idle now and the rest as their exchanges end."""
         self._closed = True

@@ -46,7 +46,11 @@ def fill(metrics: Metrics) -> None:
     chat.interrupted[ErrorKind.GENERATION_FAILED] += 1
     metrics.attempts("chat", "llama-a").judged(ErrorKind.OUT_OF_MEMORY)
     metrics.endpoint("llama-a").bind(
-        breaker_state=lambda: "half_open", in_flight=lambda: 3, limit=lambda: 8, healthy=lambda: False
+        breaker_state=lambda: "half_open",
+        in_flight=lambda: 3,
+        limit=lambda: 20,
+        healthy=lambda: False,
+        service=lambda: "draining",
     )
     metrics.endpoint("llama-a").probe_duration = 0.25
     metrics.responded(200)

@@ -1,0 +1,95 @@
+"""Percentiles out of histograms, samples, and the search through stories."""
+
+from __future__ import annotations
+
+import pytest
+
+from gateway.admin.history import LENGTH, History, quantile
+from gateway.admin.stories import Search, found, latencies
+from gateway.observe.metrics import Metrics
+from gateway.observe.request_log import AttemptStory, RequestLog, RequestStory
+from policies.outcome import ErrorKind
+
+
+@pytest.mark.parametrize(
+    ("counts", "q", "expected"),
+    [
+        ([0, 0, 0, 0], 0.5, None),
+        ([10, 0, 0, 0], 0.5, 0.5),
+        ([0, 10, 0, 0], 0.5, 1.5),
+        ([5, 5, 0, 0], 0.5, 1.0),
+        ([0, 0, 10, 0], 1.0, 4.0),
+        ([0, 0, 0, 10], 0.5, 4.0),
+        ([9, 0, 0, 1], 0.95, 4.0),
+    ],
+)
+def test_a_quantile_is_linear_within_its_bucket(counts: list[int], q: float, expected: float | None) -> None:
+    assert quantile((1.0, 2.0, 4.0), counts, q) == expected
+
+
+def test_rates_are_per_second_and_survive_a_reload_that_drops_a_route() -> None:
+    metrics, history = Metrics(["chat", "images"], ["a"]), History()
+    history.sample(metrics, 100.0, in_flight=0, queued=0)
+    for _ in range(6):
+        metrics.route("chat").finished(None, 0.2, first_token=0.03)
+    metrics.route("images").finished(ErrorKind.OUT_OF_MEMORY, 1.0)
+    sample = history.sample(metrics, 102.0, in_flight=3, queued=1)
+    assert (sample["ok"], sample["errors"]) == (3.0, {"out_of_memory": 0.5})
+    assert 0.025 < sample["ttft"]["p50"] <= 0.05
+    assert sample["itl"] == {"p50": None, "p95": None}
+    metrics.reload(["images"], ["a"])
+    assert history.sample(metrics, 103.0, in_flight=0, queued=0)["ok"] == 0.0
+
+
+def test_history_is_bounded() -> None:
+    metrics, history = Metrics(["chat"], ["a"]), History()
+    for second in range(2 * LENGTH):
+        history.sample(metrics, float(second), in_flight=0, queued=0)
+    assert len(history.samples) == LENGTH
+
+
+def story(name: str, error: ErrorKind | None = None, *attempts: tuple[str, ErrorKind | None]) -> RequestStory:
+    tried = tuple(AttemptStory(backend, "tiny", "primary", kind, 200, 12.0) for backend, kind in attempts)
+    return RequestStory(name, 1000.0, "POST", "/v1/chat/completions", "chat", "tiny", 200, error, 20.0, tried)
+
+
+@pytest.mark.parametrize(
+    ("query", "expected"),
+    [
+        ({}, ["hid", "bad", "good"]),
+        ({"outcome": "failed"}, ["bad"]),
+        ({"outcome": "hidden"}, ["hid"]),
+        ({"outcome": "nonsense", "limit": "-3"}, ["hid", "bad", "good"]),
+        ({"q": "BACKEND-B"}, ["hid"]),
+        ({"q": "out_of_memory"}, ["bad"]),
+        ({"q": "GOOD"}, ["good"]),
+        ({"q": "nowhere"}, []),
+        ({"limit": "1"}, ["hid"]),
+    ],
+)
+def test_stories_are_found_by_text_and_outcome(query: dict[str, str], expected: list[str]) -> None:
+    log = RequestLog()
+    log.add(story("good", None, ("backend-a", None)))
+    log.add(story("bad", ErrorKind.OUT_OF_MEMORY, ("backend-a", ErrorKind.OUT_OF_MEMORY)))
+    log.add(story("hid", None, ("backend-a", ErrorKind.GENERATION_FAILED), ("backend-b", None)))
+    shown = found(log, Search.of(query), {"chat": "p2c"})
+    assert [each["correlation_id"] for each in shown] == expected
+    assert all("p2c" in attempt["because"] for each in shown for attempt in each["attempts"])
+
+
+def test_a_failure_washed_away_by_good_requests_is_still_found() -> None:
+    log = RequestLog(capacity=3)
+    log.add(story("bad", ErrorKind.OUT_OF_MEMORY))
+    for number in range(5):
+        log.add(story(f"good-{number}"))
+    assert [each["correlation_id"] for each in found(log, Search(text="bad"), {})] == ["bad"]
+
+
+def test_latencies_are_of_recent_attempts_by_backend() -> None:
+    log = RequestLog()
+    log.add(story("one", None, ("a", ErrorKind.GENERATION_FAILED), ("b", None)))
+    assert latencies(log, since=999.0) == {
+        "a": {"ok": 0, "failed": 1, "p50": None, "p95": None},
+        "b": {"ok": 1, "failed": 0, "p50": 12.0, "p95": 12.0},
+    }
+    assert latencies(log, since=1001.0) == {}
