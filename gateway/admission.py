@@ -169,8 +169,7 @@ class WaitingRoom:
             _tell(entry, "max_wait")
         places = self._places(now)
         while self._called < places and self._passed < len(queue) and (called := queue.next_ready(now)) is not None:
-            self._called += 1
-            _tell(called, None)
+            self._called += _tell(called, None)
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -191,9 +190,12 @@ class WaitingRoom:
         return free if alive else float("inf")
 
 
-def _tell(entry: _Entry, word: _Word) -> None:
-    if not entry.item.done():
-        entry.item.set_result(word)
+def _tell(entry: _Entry, word: _Word) -> bool:
+    """Whether anyone heard it: a client that left is in the line until its task has run."""
+    if entry.item.done():
+        return False
+    entry.item.set_result(word)
+    return True
 
 
 def priority_of(ctx: RequestContext) -> int:

@@ -188,6 +188,19 @@ async def test_a_client_that_leaves_the_line_frees_its_place() -> None:
         assert gateway.gateway.runtime.endpoints["b0"].in_flight == 0
 
 
+async def test_when_all_leave_at_once_the_line_is_open_again() -> None:
+    policy = "{concurrency: {mode: fixed, limit: 1}, admission: {max_wait: 2s}}"
+    async with stack(policy) as (gateway, backend, _):
+        backend.inject("hang")
+        leaving = [ask(gateway) for _ in range(6)]
+        await waiting(gateway, 5)
+        for one in leaving:
+            one.cancel()
+        await waiting(gateway, 0)
+        backend.heal()
+        assert (await gateway.chat()).status == 200
+
+
 async def test_a_retry_waits_for_the_endpoint_that_is_left() -> None:
     breaker = "circuit_breaker: {consecutive_failures: 1}"
     policy = f"{{balance: round_robin, concurrency: {{mode: fixed, limit: 1}}, {breaker}}}"
