@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PORT ?= 8080
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test test-slow check format constraints bench clean
+.PHONY: help serve test test-slow check format constraints bench bench-peers bench-curves clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -27,6 +27,15 @@ check: $(VENV)/.installed-dev ## lint, format and types
 format: $(VENV)/.installed-dev ## rewrite the sources in the one format
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
+
+bench: $(VENV)/.installed-dev bench-peers ## Seawall and its peers side by side (a quarter of an hour; ARGS="--subjects seawall,envoy" for less)
+	@$(BIN)/python -m benchmarks run $(ARGS)
+
+bench-peers: $(VENV)/.installed-dev ## installs the peers that bench measures, each by itself under ~/.cache/seawall/bench
+	@$(BIN)/python -m benchmarks peers
+
+bench-curves: $(VENV)/.installed-dev ## how the gateway's cost grows with connections, routes, backends, keys, body size
+	@$(BIN)/python -m benchmarks curves $(ARGS)
 
 constraints: $(VENV)/.installed-dev ## pin every dependency anew
 	@$(BIN)/pip install -q pip-tools
