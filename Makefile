@@ -40,7 +40,7 @@ bench-curves: $(VENV)/.installed-dev ## how the gateway's cost grows with connec
 constraints: $(VENV)/.installed-dev ## pin every dependency anew
 	@$(BIN)/pip install -q pip-tools
 	@$(BIN)/pip-compile -q --upgrade --strip-extras --no-annotate --no-header --no-emit-index-url --no-emit-find-links \
-		--extra embedded --extra diffusers --extra redis --extra gpu --extra otel --extra dev -o constraints.txt pyproject.toml
+		--extra embedded --extra diffusers --extra redis --extra gpu --extra otel --extra alerts --extra dev -o constraints.txt pyproject.toml
 	@sed -i 's/+cpu//' constraints.txt
 
 clean: ## removes the environment and all caches
@@ -57,5 +57,5 @@ $(VENV)/.installed-embedded: $(VENV)/bin/python pyproject.toml constraints.txt
 
 $(VENV)/.installed-dev: $(VENV)/.installed-embedded
 	@echo "Installing the tools for tests and checks (once) ..."
-	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[embedded,diffusers,redis,gpu,otel,dev]'
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[embedded,diffusers,redis,gpu,otel,alerts,dev]'
 	@touch $@

@@ -25,6 +25,8 @@ worker = typer.Typer(help="Run a model server that Seawall understands, supervis
 app.add_typer(worker, name="worker")
 imports = typer.Typer(help="Turn another gateway's configuration into a gateway.yaml.", no_args_is_help=True)
 app.add_typer(imports, name="import")
+alerts = typer.Typer(help="Messages to alerts.targets.", no_args_is_help=True)
+app.add_typer(alerts, name="alerts")
 
 ConfigOption = Annotated[Path, typer.Option("--config", "-c", help="The configuration file.")]
 PortOption = Annotated[int | None, typer.Option(min=0, max=65535, help="Listen on this port instead (0: any).")]
@@ -119,6 +121,14 @@ def status(
     from gateway.status import show
 
     raise typer.Exit(show(url, key, watch))
+
+
+@alerts.command("test")
+def alerts_test(config: ConfigOption = Path("gateway.yaml")) -> None:
+    """Send a test message to each target, and say which took it."""
+    from gateway.observe.alert_test import run
+
+    raise typer.Exit(run(config))
 
 
 _PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True}

@@ -194,6 +194,12 @@ _FAMILIES = (
         across=min,
     ),
     Family(
+        "seawall_alert_messages_total",
+        "counter",
+        "Messages of alerts.targets, for each target: sent, failed, or dropped for newer ones.",
+        ("result",),
+    ),
+    Family(
         "seawall_trace_spans_total",
         "counter",
         "Spans by what became of them: exported, dropped (the queue was full) or failed (the collector was away).",

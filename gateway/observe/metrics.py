@@ -14,6 +14,7 @@ from typing import Any
 from prometheus_client.process_collector import ProcessCollector
 
 from gateway import __version__
+from gateway.observe.alert_targets import RESULTS as ALERT_RESULTS
 from gateway.observe.exposition import FAMILIES, HistogramValue, Snapshot, expose, merge
 from gateway.observe.tracing import RESULTS as TRACE_RESULTS
 from policies.outcome import ErrorKind
@@ -308,6 +309,7 @@ class Metrics:
         self.log_lines_dropped: Callable[[], int] = int
         self.last_reload_successful = True
         self.reloads = dict.fromkeys(("taken", "refused"), 0)
+        self.alert_messages: Mapping[str, int] = dict.fromkeys(ALERT_RESULTS, 0)
         self.trace_spans: Mapping[str, int] = dict.fromkeys(TRACE_RESULTS, 0)
         self._start_time = time.time() if start_time is None else start_time
         self._routes: dict[str, RouteMetrics] = {}
@@ -385,6 +387,8 @@ class Metrics:
         for result, count in self.reloads.items():
             yield "seawall_reloads_total", (result,), count
         yield "seawall_last_reload_successful", (), int(self.last_reload_successful)
+        for result, count in self.alert_messages.items():
+            yield "seawall_alert_messages_total", (result,), count
         for result, count in self.trace_spans.items():
             yield "seawall_trace_spans_total", (result,), count
         yield "seawall_build_info", (__version__,), 1
