@@ -62,14 +62,11 @@ class Gateway:
         self.pipeline = Pipeline(self.runtime, self.services)
         self.monitor = Monitor(self.runtime, self.metrics, self.services.log)
         self._bind_metrics()
-<<<<<<< HEAD
         self.admin = Admin(self)
-=======
         conditions = Conditions(self.metrics, self.services.errors)
         targets = config.alerts.targets
         self.alerts = Alerts(targets, conditions, lambda: self.runtime, self.services.log, self.services.clock)
         self.metrics.alert_messages = self.alerts.counts
->>>>>>> 01454b7 (Alerts by apprise: open circuits, routes and backends down, errors, fallbacks, refused reloads; grouped, limited, told when over)
         server = config.server
         limits = ServerLimits(
             max_body=server.max_body,
@@ -98,11 +95,8 @@ class Gateway:
             host, port = split_listen(admin.listen)
             await web.TCPSite(self._ops_runner, host, port).start()
         await self.monitor.start()
-<<<<<<< HEAD
         self.admin.start()
-=======
         self.alerts.start()
->>>>>>> 01454b7 (Alerts by apprise: open circuits, routes and backends down, errors, fallbacks, refused reloads; grouped, limited, told when over)
         tls = None
         if config.server.tls is not None:
             tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
@@ -123,11 +117,8 @@ class Gateway:
             await asyncio.wait_for(self._hurry.wait(), delay)
         await self.server.drain(0.0 if self._hurry.is_set() else limit - delay)
         await self.monitor.stop()
-<<<<<<< HEAD
         await self.admin.close()
-=======
         await self.alerts.stop()
->>>>>>> 01454b7 (Alerts by apprise: open circuits, routes and backends down, errors, fallbacks, refused reloads; grouped, limited, told when over)
         await self._ops_runner.cleanup()
         for endpoint in self.runtime.endpoints.values():
             endpoint.pool.close()
