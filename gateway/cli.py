@@ -5,14 +5,13 @@ Imports stand inside the commands: each pays only for what it uses.
 
 from __future__ import annotations
 
-import os
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from gateway import __version__
+from gateway.cli_workers import worker
 
 app = typer.Typer(
     name="seawall",
@@ -21,7 +20,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-worker = typer.Typer(help="Run a model server that Seawall understands, supervised.", no_args_is_help=True)
 app.add_typer(worker, name="worker")
 imports = typer.Typer(help="Turn another gateway's configuration into a gateway.yaml.", no_args_is_help=True)
 app.add_typer(imports, name="import")
@@ -30,7 +28,6 @@ app.add_typer(alerts, name="alerts")
 
 ConfigOption = Annotated[Path, typer.Option("--config", "-c", help="The configuration file.")]
 PortOption = Annotated[int | None, typer.Option(min=0, max=65535, help="Listen on this port instead (0: any).")]
-HostOption = Annotated[str, typer.Option(help="Address to listen on.")]
 
 
 def _version(shown: bool) -> None:
@@ -129,68 +126,6 @@ def alerts_test(config: ConfigOption = Path("gateway.yaml")) -> None:
     from gateway.observe.alert_test import run
 
     raise typer.Exit(run(config))
-
-
-_PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
-
-
-@worker.command("embedded", context_settings=_PASS_ON)
-def worker_embedded(
-    context: typer.Context,
-    model: Annotated[str, typer.Option(help="tide or tide-mini.")] = "tide",
-    host: HostOption = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=1, max=65535)] = 9001,
-) -> None:
-    """A small text model on the CPU. Flags after `--` go to it as they are; `-- --help` lists them."""
-    _supervise_module("embedded", ["text", "--model", model, *context.args], host, port)
-
-
-@worker.command("diffusers", context_settings=_PASS_ON)
-def worker_diffusers(
-    context: typer.Context,
-    pipeline: Annotated[Path | None, typer.Option(help="A local diffusers pipeline; none: the embedded one.")] = None,
-    host: HostOption = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=1, max=65535)] = 9004,
-) -> None:
-    """An image model behind OpenAI's images API. Flags after `--` go to it as they are; `-- --help` lists them."""
-    chosen = [] if pipeline is None else ["--pipeline", str(pipeline)]
-    _supervise_module("diffusers", [*chosen, *context.args], host, port)
-
-
-@worker.command("vllm", context_settings=_PASS_ON)
-def worker_vllm(
-    context: typer.Context,
-    model: Annotated[str, typer.Argument(help="A model's directory or name, as for `vllm serve`.")],
-    host: HostOption = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=1, max=65535)] = 8000,
-) -> None:
-    """`vllm serve MODEL`, supervised. Flags after `--` go to vLLM as they are."""
-    import shutil
-
-    program = shutil.which("vllm")
-    if program is None:
-        typer.echo("vllm is not installed here. Install it, for example with: pip install 'seawall[vllm]'", err=True)
-        raise typer.Exit(1)
-    argv = [program, "serve", model, "--host", host, "--port", str(port), *context.args]
-    _supervise("vllm", argv, host, port, ready_timeout=1800.0)
-
-
-def _supervise_module(name: str, arguments: list[str], host: str, port: int) -> None:
-    argv = [sys.executable, "-m", f"backends.workers.{name}", *arguments]
-    if arguments[-1:] in (["--help"], ["-h"]):
-        os.execv(sys.executable, argv)  # noqa: S606 - our own module
-    _supervise(name, [*argv, "--host", host, "--port", str(port)], host, port, ready_timeout=600.0)
-
-
-def _supervise(name: str, argv: list[str], host: str, port: int, *, ready_timeout: float) -> None:
-    from backends.workers.supervisor import WorkerFailedError, WorkerSpec, run_supervised
-
-    health = f"http://{host}:{port}/health"
-    try:
-        run_supervised([WorkerSpec(name=name, argv=argv, health_url=health, ready_timeout=ready_timeout)])
-    except WorkerFailedError as error:
-        typer.echo(error, err=True)
-        raise typer.Exit(1) from None
 
 
 def main() -> None:

@@ -16,9 +16,11 @@ from collections.abc import Awaitable, Callable, Sequence
 from types import TracebackType
 from typing import Self
 
+from backends.workers.supervisor_http import status_server
 from backends.workers.supervisor_policy import RestartSettings
 from backends.workers.supervisor_probes import Probe
-from backends.workers.supervisor_worker import OnChange, OnLine, Worker, WorkerSnapshot, WorkerSpec, WorkerState
+from backends.workers.supervisor_state import OnChange, OnLine, WorkerSnapshot, WorkerSpec, WorkerState
+from backends.workers.supervisor_worker import Worker
 
 __all__ = [
     "Probe",
@@ -37,7 +39,9 @@ class WorkerFailedError(Exception):
 
     def __init__(self, snapshot: WorkerSnapshot) -> None:
         lines = "".join(f"\n  {line}" for line in snapshot.last_lines[-20:])
-        super().__init__(f"worker {snapshot.name} failed: {snapshot.last_error}{lines}")
+        failure = snapshot.failure
+        advice = f"\n{failure.cause.value}: {failure.advice}" if failure else ""
+        super().__init__(f"worker {snapshot.name} failed: {snapshot.last_error}{advice}{lines}")
         self.snapshot = snapshot
 
 
@@ -103,6 +107,9 @@ class Supervisor:
             self._cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
             raise
+        finally:
+            for worker in self._workers:
+                await worker.close()
 
     def _cancel(self) -> None:
         for task in self._tasks:
@@ -115,16 +122,29 @@ class Supervisor:
 
 
 def run_supervised(
-    specs: Sequence[WorkerSpec], *, on_line: OnLine | None = None, on_change: OnChange | None = None
+    specs: Sequence[WorkerSpec],
+    *,
+    on_line: OnLine | None = None,
+    on_change: OnChange | None = None,
+    status: tuple[str, int] | None = None,
+    linger: float = 0.0,
 ) -> None:
     """Runs workers until SIGTERM or SIGINT, then drains them; a second signal kills them at once.
 
-    Raises WorkerFailedError as soon as all workers have failed.
+    `status`: host and port at which `/status`, `/metrics` and `/health` of the workers are served. Raises
+    WorkerFailedError when all workers have failed, after `linger` seconds in which their ports still say so, and
+    OSError when the status port is taken.
     """
-    asyncio.run(_supervise(specs, on_line, on_change))
+    asyncio.run(_supervise(specs, on_line, on_change, status, linger))
 
 
-async def _supervise(specs: Sequence[WorkerSpec], on_line: OnLine | None, on_change: OnChange | None) -> None:
+async def _supervise(
+    specs: Sequence[WorkerSpec],
+    on_line: OnLine | None,
+    on_change: OnChange | None,
+    status: tuple[str, int] | None,
+    linger: float,
+) -> None:
     loop, signals, stopped = asyncio.get_running_loop(), (signal.SIGTERM, signal.SIGINT), asyncio.Event()
     stopping: asyncio.Task[None] | None = None
 
@@ -135,19 +155,34 @@ async def _supervise(specs: Sequence[WorkerSpec], on_line: OnLine | None, on_cha
 
     for number in signals:
         loop.add_signal_handler(number, on_signal)
-    async with Supervisor(specs, on_line=on_line, on_change=on_change) as supervisor:
-        failed = asyncio.create_task(supervisor.wait_until(_all_failed))
-        asked = asyncio.create_task(stopped.wait())
-        await asyncio.wait({failed, asked}, return_when=asyncio.FIRST_COMPLETED)
+    supervisor = Supervisor(specs, on_line=on_line, on_change=on_change)
+    async with contextlib.AsyncExitStack() as stack:
+        if status is not None:
+            await stack.enter_async_context(status_server(*status, supervisor.snapshot))
+        await stack.enter_async_context(supervisor)
+        await _until_stopped_or_lost(supervisor, stopped, linger)
         stopped.set()
-        for task in (failed, asked):
-            task.cancel()
         stopping = asyncio.create_task(supervisor.stop())
         with contextlib.suppress(asyncio.CancelledError):
             await stopping
         snapshots = supervisor.snapshot()
     if _all_failed(snapshots):
         raise WorkerFailedError(snapshots[0])
+
+
+async def _until_stopped_or_lost(supervisor: Supervisor, stopped: asyncio.Event, linger: float) -> None:
+    failed = asyncio.create_task(supervisor.wait_until(_all_failed))
+    asked = asyncio.create_task(stopped.wait())
+    try:
+        await asyncio.wait({failed, asked}, return_when=asyncio.FIRST_COMPLETED)
+        failures = [snapshot.failure for snapshot in supervisor.snapshot()]
+        final = all(failure is not None and failure.final for failure in failures)
+        if not asked.done() and linger and not final:
+            _to_stderr("seawall", f"all workers are given up; their ports will say so for {linger:g} s")
+            await asyncio.wait({asked}, timeout=linger)
+    finally:
+        for task in (failed, asked):
+            task.cancel()
 
 
 def _all_failed(snapshots: list[WorkerSnapshot]) -> bool:

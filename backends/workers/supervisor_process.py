@@ -19,7 +19,6 @@ _LINE_LIMIT = 2000  # characters; the rest of a longer line is dropped
 _CHUNK = 1 << 16
 _KILL_WAIT = 10.0  # seconds for a killed process to end
 _OUTPUT_WAIT = 2.0  # seconds to read what a dead process has left in its pipe
-_TELLING = re.compile(r"error|exception|fatal|killed|out of memory|already in use|cannot|no such", re.IGNORECASE)
 
 
 class LineSplitter:
@@ -54,12 +53,6 @@ def describe_exit(returncode: int) -> str:
         name = f"signal {-returncode}"
     hint = " (the kernel's out-of-memory killer, or someone's kill -9)" if name == "SIGKILL" else ""
     return f"killed by {name}{hint}"
-
-
-def telling_line(lines: Iterable[str]) -> str:
-    """The line that most likely says why a process ended: the last that speaks of an error, else the last."""
-    every = list(lines)
-    return next((line for line in reversed(every) if _TELLING.search(line)), every[-1] if every else "")
 
 
 class ServerProcess:

@@ -1,98 +1,27 @@
-"""One supervised worker: what it is to run, where it is in its life, and that life."""
+"""One supervised worker's life, from start to start."""
 
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from enum import StrEnum
+from collections.abc import Awaitable, Callable
 
-from backends.workers.supervisor_policy import RestartPolicy, RestartSettings
-from backends.workers.supervisor_probes import Probe, address, check_http, listening, problem_of
-from backends.workers.supervisor_process import ServerProcess, describe_exit, telling_line
-from policies.outcome import ErrorKind
+from backends.workers.load_failure import Cause, LoadFailure, load_failure, percent_done, telling_line
+from backends.workers.supervisor_policy import RestartPolicy
+from backends.workers.supervisor_probes import Probe, address, check_http, listeners, listening, problem_of
+from backends.workers.supervisor_process import ServerProcess, describe_exit
+from backends.workers.supervisor_stand_in import StandIn
+from backends.workers.supervisor_state import OnChange, OnLine, WorkerSnapshot, WorkerSpec, WorkerState
 
 _LAST_LINES = 100
 _ERROR_LIMIT = 500
 _PROGRESS_EVERY = 1.0
-
-
-class WorkerState(StrEnum):
-    """Where a worker is in its life."""
-
-    STARTING = "starting"  # its process is being made
-    LOADING = "loading"  # the process runs and is not ready yet
-    READY = "ready"
-    UNHEALTHY = "unhealthy"  # it was ready, and its last check failed
-    BACKOFF = "backoff"  # it has ended and waits for its next start
-    FAILED = "failed"  # a crash loop: not started again
-    STOPPING = "stopping"
-    STOPPED = "stopped"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WorkerSpec:
-    """A server to run. Times in seconds; `env` is added to the supervisor's own environment.
-
-    Ready is a 200 from `health_url` (plain HTTP) within `ready_timeout`. `health_failures` failed checks in a row, or
-    `liveness_failures` failed `liveness` probes (generate one token, say), mean a hung server, which is restarted: be
-    generous, a busy server is slow to answer. `grace` is from SIGTERM to SIGKILL.
-    """
-
-    name: str
-    argv: Sequence[str]
-    health_url: str
-    env: Mapping[str, str] = field(default_factory=dict)
-    ready_timeout: float = 900.0
-    ready_poll: float = 0.5
-    health_interval: float = 5.0
-    health_timeout: float = 10.0
-    health_failures: int = 6
-    liveness: Probe | None = None
-    liveness_interval: float = 30.0
-    liveness_timeout: float = 60.0
-    liveness_failures: int = 2
-    grace: float = 15.0
-    restart: RestartSettings = field(default_factory=RestartSettings)
-
-
-@dataclass(frozen=True, slots=True)
-class WorkerSnapshot:
-    """A worker at one moment. `uptime` is in seconds since its process started, `exit_code` that of the last one ended.
-
-    `error_type` is model_loading, model_loading_failed, backend_unreachable or None (ready), as the gateway names it.
-    """
-
-    name: str
-    state: WorkerState
-    pid: int | None
-    restarts: int
-    uptime: float
-    last_error: str | None
-    exit_code: int | None
-    last_lines: tuple[str, ...]
-
-    @property
-    def error_type(self) -> ErrorKind | None:
-        """What a request sent to this worker now would meet."""
-        return _ERROR_TYPES.get(self.state, ErrorKind.BACKEND_UNREACHABLE)
-
-
-_ERROR_TYPES: Mapping[WorkerState, ErrorKind | None] = {
-    WorkerState.READY: None,
-    WorkerState.STARTING: ErrorKind.MODEL_LOADING,
-    WorkerState.LOADING: ErrorKind.MODEL_LOADING,
-    WorkerState.BACKOFF: ErrorKind.MODEL_LOADING,
-    WorkerState.FAILED: ErrorKind.MODEL_LOADING_FAILED,
-}
-
-OnLine = Callable[[str, str], None]
-OnChange = Callable[[WorkerSnapshot], None]
+_LISTEN_POLL = 0.2
 
 
 class Worker:
-    """One worker's life, from start to start."""
+    """Runs one server, again and again, until it is cancelled or the server is given up."""
 
     def __init__(
         self,
@@ -109,61 +38,79 @@ class Worker:
         self._clock = clock
         self._sleep = sleep
         self._policy = RestartPolicy(spec.restart, random)
+        self._host, self._port = address(spec.health_url)
+        self._stand_in = StandIn(self._host, self._port, self.snapshot) if spec.stand_in else None
         self._state = WorkerState.STARTING
         self._lines: deque[str] = deque(maxlen=_LAST_LINES)
+        self._said = 0  # lines since its process started
+        self._progress: float | None = None
         self._problems: dict[str, str] = {}
         self._process: ServerProcess | None = None
         self._started_at = 0.0
+        self._ready_at: float | None = None
+        self._load_time: float | None = None
+        self._next_start: float | None = None
         self._restarts = 0
         self._last_error: str | None = None
+        self._error_at = 0.0
+        self._failure: LoadFailure | None = None
         self._exit_code: int | None = None
 
     def snapshot(self) -> WorkerSnapshot:
-        running = self._process is not None
+        now = self._clock()
         return WorkerSnapshot(
             name=self.spec.name,
             state=self._state,
             pid=self._process.pid if self._process else None,
             restarts=self._restarts,
-            uptime=self._clock() - self._started_at if running else 0.0,
+            uptime=now - self._started_at if self._process is not None else 0.0,
+            load_time=self._load_time,
+            progress=self._progress if self._state is WorkerState.LOADING else None,
             last_error=self._last_error,
+            error_age=None if self._last_error is None else now - self._error_at,
+            failure=self._failure,
             exit_code=self._exit_code,
+            next_start=None if self._next_start is None else max(0.0, self._next_start - now),
             last_lines=tuple(self._lines),
         )
 
     async def run(self) -> None:
+        """Raises nothing but CancelledError; returns when the worker is given up."""
         try:
             while True:
-                self._last_error = (await self._life())[:_ERROR_LIMIT]
-                delay = self._policy.ended(self._clock())
+                self._note_error(await self._life())
+                failure = self._failure
+                delay = self._policy.ended(self._clock(), lasting=failure is not None and failure.lasting)
+                if failure is not None and failure.final:
+                    delay = None
+                if self._stand_in is not None:
+                    await self._stand_in.open()
                 if delay is None:
                     self._enter(WorkerState.FAILED)
                     return
+                self._next_start = self._clock() + delay
                 self._enter(WorkerState.BACKOFF)
                 await self._sleep(delay)
+                self._next_start = None
                 self._restarts += 1
         finally:
             if self._state is not WorkerState.FAILED:
                 self._enter(WorkerState.STOPPED)
 
+    async def close(self) -> None:
+        """Ends the answers in the server's place, if there still are any."""
+        if self._stand_in is not None:
+            await self._stand_in.close()
+
     async def _life(self) -> str:
         """One process from start to end; why it ended."""
-        self._lines.clear()
+        self._said, self._progress, self._ready_at = 0, None, None
         self._enter(WorkerState.STARTING)
-        host, port = address(self.spec.health_url)
-        if await listening(host, port):
-            # Another server there would answer our health checks for a process that cannot even listen.
-            return f"{host}:{port} is already in use by another process"
-        try:
-            self._process = ServerProcess.start(
-                self.spec.argv,
-                self.spec.env,
-                lines=self._lines,
-                on_line=lambda line: self._on_line(self.spec.name, line),
-            )
-        except OSError as error:
-            return f"cannot start a process: {error.strerror}"
-        self._started_at = self._clock()
+        problem = await self._start()
+        if problem is not None:
+            self._failure = load_failure([problem])
+            return problem
+        assert self._process is not None
         hung = None
         try:
             hung = await self._watch(self._process)
@@ -173,9 +120,47 @@ class Worker:
         finally:
             self._exit_code = await self._process.stop(self.spec.grace)
             self._process = None
+        return self._why_ended(hung)
+
+    async def _start(self) -> str | None:
+        """Makes the process; why it cannot be made."""
+        if not self._keeps_port:
+            await self.close()
+        if (self._stand_in is None or not self._stand_in.is_open) and await listening(self._host, self._port):
+            # Whoever listens there would answer our health checks for a process that cannot even listen.
+            return f"{self._host}:{self._port} is already in use by another process"
+        if self._keeps_port and self._stand_in is not None:
+            await self._stand_in.open()
+        try:
+            self._process = ServerProcess.start(self.spec.argv, self.spec.env, lines=self._lines, on_line=self._hear)
+        except OSError as error:
+            return f"cannot start a process: {error.strerror}"
+        self._started_at = self._clock()
+        return None
+
+    @property
+    def _keeps_port(self) -> bool:
+        """Whether the stand-in may listen beside the server. What SO_REUSEPORT does elsewhere is another thing."""
+        return self.spec.shares_port and sys.platform == "linux"
+
+    def _hear(self, line: str) -> None:
+        self._said += 1
+        if self._state is WorkerState.LOADING:
+            percent = percent_done(line)
+            self._progress = self._progress if percent is None else percent
+        self._on_line(self.spec.name, line)
+
+    def _why_ended(self, hung: str | None) -> str:
         if self._exit_code is None:
             return "did not end after SIGKILL: it is stuck in the kernel, often in the GPU driver"
-        return hung or f"{describe_exit(self._exit_code)}: {telling_line(self._lines)}".removesuffix(": ")
+        said = list(self._lines)[-self._said :] if self._said else []
+        if self._ready_at is None:
+            failure = load_failure(said, self._exit_code if hung is None else None)
+            if hung is not None and failure.cause is Cause.UNKNOWN:
+                failure = LoadFailure(Cause.TIMEOUT, failure.line)
+            self._failure = failure
+        line = self._failure.line if self._failure is not None else telling_line(said)
+        return hung or f"{describe_exit(self._exit_code)}: {line}".removesuffix(": ")
 
     async def _watch(self, process: ServerProcess) -> str | None:
         """Returns when the process has ended (None) or must be (why)."""
@@ -196,7 +181,10 @@ class Worker:
         self._enter(WorkerState.LOADING)
         if not await self._loaded():
             return f"not ready within {spec.ready_timeout:g} s; last line: {telling_line(self._lines)}"
-        self._policy.ready(self._clock())
+        self._ready_at = self._clock()
+        self._load_time = self._ready_at - self._started_at
+        self._failure = None
+        self._policy.ready(self._ready_at)
         self._enter(WorkerState.READY)
         watches = [
             self._watch_probe("health", self._health, spec.health_interval, spec.health_timeout, spec.health_failures)
@@ -210,16 +198,25 @@ class Worker:
         return await _first(*watches)
 
     async def _loaded(self) -> bool:
+        """Waits until the server is ready; whether it was in time."""
         deadline = self._clock() + self.spec.ready_timeout
         told = self._clock()
-        while await problem_of(self._health, self.spec.health_timeout):
+        while not await self._is_ready():
             if self._clock() >= deadline:
                 return False
             if self._clock() - told >= _PROGRESS_EVERY:
                 told = self._clock()
                 self._on_change(self.snapshot())
-            await self._sleep(self.spec.ready_poll)
+            waits_for_port = self._stand_in is not None and self._stand_in.is_open
+            await self._sleep(min(self.spec.ready_poll, _LISTEN_POLL) if waits_for_port else self.spec.ready_poll)
         return True
+
+    async def _is_ready(self) -> bool:
+        if self._stand_in is not None and self._stand_in.is_open:
+            if listeners(self._port) <= self._stand_in.listeners:
+                return False
+            await self._stand_in.close()  # the server listens by now: from here on it speaks for itself
+        return await problem_of(self._health, self.spec.health_timeout) is None
 
     async def _watch_probe(self, what: str, probe: Probe, every: float, timeout: float, limit: int) -> str:
         failures = 0
@@ -228,7 +225,8 @@ class Worker:
             problem = await problem_of(probe, timeout)
             failures = failures + 1 if problem else 0
             if problem:
-                self._last_error = self._problems[what] = f"{what}: {problem}"[:_ERROR_LIMIT]
+                self._problems[what] = f"{what}: {problem}"[:_ERROR_LIMIT]
+                self._note_error(self._problems[what])
             else:
                 self._problems.pop(what, None)
             self._enter(WorkerState.UNHEALTHY if self._problems else WorkerState.READY)
@@ -236,6 +234,10 @@ class Worker:
 
     async def _health(self) -> None:
         await check_http(self.spec.health_url)
+
+    def _note_error(self, error: str) -> None:
+        self._last_error = error[:_ERROR_LIMIT]
+        self._error_at = self._clock()
 
     def _enter(self, state: WorkerState) -> None:
         if state is not self._state or state is WorkerState.STARTING:

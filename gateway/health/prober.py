@@ -20,8 +20,8 @@ import aiohttp
 import structlog
 
 from backends.dialect import Dialect, ResponseHead
+from backends.signals import LoadSignals, parse_signals
 from gateway import __version__
-from gateway.health.signals import LoadSignals, parse_signals
 from policies.outcome import Blame, ErrorKind
 
 _log = structlog.get_logger()

@@ -44,4 +44,4 @@ def test_a_supervised_worker_serves_and_drains(tmp_path: Path) -> None:
         process.wait_ready(f"http://127.0.0.1:{port}/health", 60)
         process.signal(signal.SIGTERM)
         assert process.wait(20) == 0
-        assert "embedded | Serving tide-mini" in process.output
+        assert "tide-mini | Serving tide-mini" in process.output

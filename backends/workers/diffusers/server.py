@@ -15,6 +15,7 @@ import orjson
 from aiohttp import web
 
 from backends.workers.diffusers.protocol import Drawing, ImageRequest, RequestError, checked, parse, read_source
+from backends.workers.ports import port_is_shared
 
 if TYPE_CHECKING:  # torch and diffusers take seconds to import: they come with the pipeline, behind the open socket
     from backends.workers.diffusers.image_queue import ImageQueue, Job
@@ -269,7 +270,7 @@ async def run(
     runner = web.AppRunner(server.app(), access_log=None, handler_cancellation=True, shutdown_timeout=1.0)
     await runner.setup()
     try:
-        await web.TCPSite(runner, host, port).start()
+        await web.TCPSite(runner, host, port, reuse_port=port_is_shared() or None).start()
         loaded = await asyncio.get_running_loop().run_in_executor(None, load)
         queue = new_queue(loaded)
         async with server.open(loaded, queue):

@@ -16,6 +16,7 @@ from aiohttp import web
 
 from backends.workers.embedded import protocol
 from backends.workers.embedded.protocol import RequestError, error_body
+from backends.workers.ports import port_is_shared
 
 if TYPE_CHECKING:  # torch takes seconds to import: it comes with the model, behind the open socket
     from backends.workers.embedded.engine import Engine, Generation
@@ -323,7 +324,7 @@ async def run(
     runner = web.AppRunner(server.app(), access_log=None, handler_cancellation=True, shutdown_timeout=1.0)
     await runner.setup()
     try:
-        await web.TCPSite(runner, host, port).start()
+        await web.TCPSite(runner, host, port, reuse_port=port_is_shared() or None).start()
         loaded = await asyncio.get_running_loop().run_in_executor(None, load)
         engine = new_engine(loaded)
         async with server.open(loaded, engine):

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from backends.dialect import Dialect, ResponseHead, Usage
 from backends.registry import dialect_for
+from backends.signals import LoadSignals
 from gateway.health.prober import HealthState, Prober, ProbeResult, ProbeState, ProbeTarget
-from gateway.health.signals import LoadSignals
 from policies.outcome import ErrorKind, Failure
 from tests.support.fault_backend import FaultBackend
 

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from backends.workers.load_failure import telling_line
 from backends.workers.supervisor import Supervisor, WorkerSpec
-from backends.workers.supervisor_process import LineSplitter, describe_exit, telling_line
+from backends.workers.supervisor_process import LineSplitter, describe_exit
 
 BIND_FAILED = [
     "INFO: Started server process [71]",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 
 
@@ -10,13 +11,15 @@ from dataclasses import dataclass
 class LoadSignals:
     """Requests that run and that wait, share of the KV cache in use (0 to 1), tokens generated since its start.
 
-    None where the server doesn't say. Summed over a server's engines; of the KV cache the fullest.
+    None where the server doesn't say. Summed over a server's engines; of the KV cache the fullest. `asleep`: vLLM's
+    sleep mode, in which a model's memory is given back and no request may come.
     """
 
     running: float | None = None
     waiting: float | None = None
     kv_cache: float | None = None
     generation_tokens: float | None = None
+    asleep: bool = False
 
 
 # Names by server: vLLM (the older one of the KV cache too), SGLang, llama.cpp, TGI, our image worker.
@@ -45,6 +48,7 @@ _TOKENS = (
     b"sglang:generation_tokens_total",
     b"llamacpp:tokens_predicted_total",
 )
+_AWAKE = re.compile(rb'\nvllm:engine_sleep_state\{[^}\n]*sleep_state="awake"[^}\n]*\} 0(?:\.0*)?\s')
 
 
 def parse_signals(text: bytes) -> LoadSignals | None:
@@ -62,6 +66,7 @@ def parse_signals(text: bytes) -> LoadSignals | None:
         waiting=sum(waiting) if waiting else None,
         kv_cache=min(1.0, max(kv_cache)) if kv_cache else None,
         generation_tokens=sum(tokens) if tokens else None,
+        asleep=_AWAKE.search(text) is not None,
     )
 
 
