@@ -59,14 +59,15 @@ def parse_signals(text: bytes) -> LoadSignals | None:
     text = b"\n" + text
     running, waiting, tokens = (_values(text, names) for names in (_RUNNING, _WAITING, _TOKENS))
     kv_cache = _values(text, _KV_CACHE)
-    if not (running or waiting or kv_cache or tokens):
+    asleep = _AWAKE.search(text) is not None
+    if not (running or waiting or kv_cache or tokens or asleep):
         return None
     return LoadSignals(
         running=sum(running) if running else None,
         waiting=sum(waiting) if waiting else None,
         kv_cache=min(1.0, max(kv_cache)) if kv_cache else None,
         generation_tokens=sum(tokens) if tokens else None,
-        asleep=_AWAKE.search(text) is not None,
+        asleep=asleep,
     )
 
 

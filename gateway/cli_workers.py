@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -25,6 +26,10 @@ LingerOption = Annotated[
     float, typer.Option(min=0, help="Seconds to answer model_loading_failed after giving up, before the exit with 1.")
 ]
 
+FailuresOption = Annotated[
+    int, typer.Option("--max-failures", min=0, help="Failures in a row that are forgiven before it is given up.")
+]
+
 
 @worker.command("embedded", context_settings=_PASS_ON)
 def worker_embedded(
@@ -33,11 +38,14 @@ def worker_embedded(
     host: HostOption = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535)] = 9001,
     status_port: StatusOption = None,
+    max_failures: FailuresOption = 5,
     linger: LingerOption = 60.0,
 ) -> None:
     """A small text model on the CPU. Flags after `--` go to it as they are; `-- --help` lists them."""
     arguments = ["text", "--model", model, *context.args]
-    _supervise(_module("embedded", model, arguments, host, port, has_tokens=True), host, status_port, linger)
+    _supervise(
+        _module("embedded", model, arguments, host, port, has_tokens=True), host, status_port, max_failures, linger
+    )
 
 
 @worker.command("diffusers", context_settings=_PASS_ON)
@@ -47,12 +55,15 @@ def worker_diffusers(
     host: HostOption = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535)] = 9004,
     status_port: StatusOption = None,
+    max_failures: FailuresOption = 5,
     linger: LingerOption = 60.0,
 ) -> None:
     """An image model behind OpenAI's images API. Flags after `--` go to it as they are; `-- --help` lists them."""
     chosen = [] if pipeline is None else ["--pipeline", str(pipeline)]
     name = "shoal" if pipeline is None else pipeline.name
-    _supervise(_module("diffusers", name, [*chosen, *context.args], host, port), host, status_port, linger)
+    _supervise(
+        _module("diffusers", name, [*chosen, *context.args], host, port), host, status_port, max_failures, linger
+    )
 
 
 @worker.command("vllm", context_settings=_PASS_ON)
@@ -75,6 +86,7 @@ def worker_vllm(
     ] = 60.0,
     program: Annotated[str | None, typer.Option(help="The vllm to run.", envvar="SEAWALL_VLLM")] = None,
     status_port: StatusOption = None,
+    max_failures: FailuresOption = 5,
     linger: LingerOption = 60.0,
 ) -> None:
     """`vllm serve MODEL`, supervised. Flags after `--` go to vLLM as they are."""
@@ -98,7 +110,7 @@ def worker_vllm(
     except VLLMMissingError as error:
         typer.echo(error, err=True)
         raise typer.Exit(1) from None
-    _supervise(spec, host, status_port, linger)
+    _supervise(spec, host, status_port, max_failures, linger)
 
 
 def _module(
@@ -126,9 +138,10 @@ def _module(
     )
 
 
-def _supervise(spec: WorkerSpec, host: str, status_port: int | None, linger: float) -> None:
+def _supervise(spec: WorkerSpec, host: str, status_port: int | None, max_failures: int, linger: float) -> None:
     from backends.workers.supervisor import WorkerFailedError, run_supervised
 
+    spec = replace(spec, restart=replace(spec.restart, max_failures=max_failures))
     status = None if status_port is None else (host, status_port)
     try:
         run_supervised([spec], status=status, linger=linger)

@@ -68,6 +68,7 @@ class Endpoint:
         "in_flight",
         "in_service",
         "kv_cache",
+        "last_lines",
         "limiter",
         "message",
         "name",
@@ -129,6 +130,7 @@ class Endpoint:
         self.service = Service.ACTIVE
         self.state = "unknown"
         self.message = ""
+        self.last_lines: tuple[str, ...] = ()
         self.waiting = 0.0
         self.kv_cache = 0.0
 
@@ -223,6 +225,7 @@ class Endpoint:
         self.in_service = self.healthy and self.service is Service.ACTIVE
         self.state = result.state.value
         self.message = result.message
+        self.last_lines = result.last_lines
         if result.load is not None:
             self.waiting = result.load.waiting or 0.0
             self.kv_cache = result.load.kv_cache or 0.0
@@ -273,6 +276,7 @@ class Endpoint:
             "healthy": self.healthy,
             "service": self.service.value,
             "message": self.message,
+            "last_lines": self.last_lines,
             "breaker": self.breaker.state(now).value,
             "retry_after": self.retry_after(now),
             "in_flight": self.in_flight,

@@ -110,7 +110,7 @@ _SIGNS: tuple[tuple[Cause, re.Pattern[str]], ...] = (
     (
         Cause.WEIGHTS,
         _any(
-            r"SafetensorError", r"HeaderTooLarge", r"InvalidHeader", r"MetadataIncompleteBuffer", r"size mismatch for",
+            r"SafetensorError", r"HeaderTooLarge", r"InvalidHeader", r"incomplete metadata", r"size mismatch for",
             r"loading state_dict", r"do(?:es)? not fit its config", r"invalid load key", r"PytorchStreamReader failed",
             r"UnpicklingError", r"weights were not initialized from checkpoint", r"Attempted to load weight",
             r"There is no module or parameter named", r"not a valid JSON file", r"JSONDecodeError",
@@ -135,35 +135,79 @@ _SIGNS: tuple[tuple[Cause, re.Pattern[str]], ...] = (
             r"there is no embedded text model", r"does not exist\. Expected",
         ),
     ),
-    (Cause.USAGE, _any(r"error: (?:unrecognized arguments|argument |the following arguments)", r"Usage: \S+ ")),
+    (
+        Cause.USAGE,
+        _any(
+            r"error: (?:unrecognized arguments|argument |the following arguments)", r"User-specified max_model_len",
+            r"validation errors? for \w+Config",
+        ),
+    ),
 )  # fmt: skip
 #: vLLM's "(EngineCore pid=12) ERROR 01-01 00:00:00 [core.py:866] " and the like.
-_PREFIX = re.compile(r"^(?:\([\w ]+pid=\d+\)\s*)?(?:[A-Z]+ [\d-]+ [\d:.,]+ \[[^\]]{0,80}\]\s*)?")
+_PREFIX = re.compile(r"^(?:\([\w ]+pid=\d+\)\s*)?(?:(?P<level>[A-Z]+) [\d-]+ [\d:.,]+ \[[^\]]{0,80}\]\s*)?")
+_HARMLESS = frozenset({"DEBUG", "INFO", "WARNING"})
 _TELLING = _any(r"error|exception|fatal|killed|cannot|no such")
-#: What the programs say after the real reason.
-_ECHO = _any(r"See root cause above", r"Engine core initialization failed", r"^Traceback", r"^\s*raise ", r"^\s*File ")
+#: What programs say after the real reason, and what they say of themselves while they end.
+_ECHO = _any(
+    r"(?:see|for) (?:root cause|stack trace)", r"initialization failed", r"^Traceback", r"^\s*raise ", r"^\s*File ",
+    r"^For further information",
+)  # fmt: skip
+_NOISE = re.compile(r"^(?:nanobind: | - (?:leaked|\.\.\. skipped)|\s*\^+$|See https://nanobind)")
 _STATUS_USAGE, _STATUS_NO_PROGRAM, _SIGKILL = 2, 127, -9
 
 
+class Signs:
+    """Reads a server's output line by line while it loads: the reason stands hundreds of lines before the end."""
+
+    def __init__(self) -> None:
+        self._found: dict[Cause, str] = {}
+        self._telling = ""
+        self._last = ""
+
+    def read(self, line: str) -> None:
+        """Takes the next line."""
+        prefix = _PREFIX.match(line)
+        text = without_prefix(line)
+        if not text or (prefix is not None and prefix["level"] in _HARMLESS):
+            return
+        text = text.strip()
+        self._last = text
+        if _TELLING.search(text) and not _ECHO.search(text):
+            self._telling = text
+        for cause, pattern in _SIGNS:
+            if pattern.search(text):
+                self._found[cause] = text
+                return
+
+    def failure(self, exit_code: int | None = None) -> LoadFailure:
+        """Why the start came to nothing; `exit_code` None: the server did not end by itself."""
+        if exit_code == _STATUS_NO_PROGRAM:
+            return LoadFailure(Cause.PROGRAM, self._telling or self._last)
+        for cause, _ in _SIGNS:
+            if cause in self._found:
+                return LoadFailure(cause, self._found[cause])
+        if exit_code == _SIGKILL:  # while it loads, almost always the kernel's or the container's memory limit
+            return LoadFailure(Cause.MEMORY, "killed by SIGKILL while it loaded")
+        cause = Cause.USAGE if exit_code == _STATUS_USAGE else Cause.UNKNOWN
+        return LoadFailure(cause, self._telling or self._last)
+
+
 def load_failure(lines: Iterable[str], exit_code: int | None = None) -> LoadFailure:
-    """The cause of a failed start, from a server's last lines (oldest first) and its exit status (None: it ran on)."""
-    said = [text for line in lines if (text := without_prefix(line))]
-    if exit_code == _STATUS_NO_PROGRAM:
-        return LoadFailure(Cause.PROGRAM, telling_line(said))
-    for cause, pattern in _SIGNS:
-        for line in reversed(said):
-            if pattern.search(line):
-                return LoadFailure(cause, line)
-    if exit_code == _SIGKILL:  # while it loads, almost always the kernel's or the container's memory limit
-        return LoadFailure(Cause.MEMORY, "killed by SIGKILL while it loaded")
-    if exit_code == _STATUS_USAGE:
-        return LoadFailure(Cause.USAGE, telling_line(said))
-    return LoadFailure(Cause.UNKNOWN, telling_line(said))
+    """The cause of a failed start, from all lines of a server's output."""
+    signs = Signs()
+    for line in lines:
+        signs.read(line)
+    return signs.failure(exit_code)
+
+
+def is_noise(line: str) -> bool:
+    """Whether a line says nothing to anyone: what native libraries report of themselves while a process ends."""
+    return _NOISE.match(without_prefix(line)) is not None
 
 
 def without_prefix(line: str) -> str:
     """The line without the process, level, time and place in front of it."""
-    return _PREFIX.sub("", line).strip()
+    return _PREFIX.sub("", line).rstrip()
 
 
 def telling_line(lines: Iterable[str]) -> str:

@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 import threading
-from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -58,12 +57,9 @@ def describe_exit(returncode: int) -> str:
 class ServerProcess:
     """A running server. Make one with `start`; `stop` must be awaited in the end, however the process ended."""
 
-    def __init__(
-        self, popen: subprocess.Popen[bytes], lifeline: int, lines: deque[str], on_line: Callable[[str], None]
-    ) -> None:
+    def __init__(self, popen: subprocess.Popen[bytes], lifeline: int, on_line: Callable[[str], None]) -> None:
         self._popen = popen
         self._lifeline = lifeline
-        self._lines = lines
         self._on_line = on_line
         self._exited: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._output = asyncio.create_task(self._read_output())
@@ -77,10 +73,9 @@ class ServerProcess:
         argv: Sequence[str],
         env: Mapping[str, str],
         *,
-        lines: deque[str],
         on_line: Callable[[str], None],
     ) -> ServerProcess:
-        """Starts `argv` with `env` added to the environment. Output goes to `lines` and `on_line`.
+        """Starts `argv` with `env` added to the environment. Each line of output goes to `on_line`.
 
         A program that cannot be run ends with status 127 and says why. Raises OSError when no process can be made.
         """
@@ -100,7 +95,7 @@ class ServerProcess:
             raise
         finally:
             os.close(pipe)
-        return cls(popen, lifeline, lines, on_line)
+        return cls(popen, lifeline, on_line)
 
     @property
     def pid(self) -> int:
@@ -156,5 +151,4 @@ class ServerProcess:
 
     def _emit(self, lines: Iterable[str]) -> None:
         for line in lines:
-            self._lines.append(line)
             self._on_line(line)

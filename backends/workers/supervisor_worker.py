@@ -7,7 +7,7 @@ import sys
 from collections import deque
 from collections.abc import Awaitable, Callable
 
-from backends.workers.load_failure import Cause, LoadFailure, load_failure, percent_done, telling_line
+from backends.workers.load_failure import Cause, LoadFailure, Signs, is_noise, load_failure, percent_done, telling_line
 from backends.workers.supervisor_policy import RestartPolicy
 from backends.workers.supervisor_probes import Probe, address, check_http, listeners, listening, problem_of
 from backends.workers.supervisor_process import ServerProcess, describe_exit
@@ -18,6 +18,7 @@ _LAST_LINES = 100
 _ERROR_LIMIT = 500
 _PROGRESS_EVERY = 1.0
 _LISTEN_POLL = 0.2
+_SHORT_GRACE = 5.0
 
 
 class Worker:
@@ -42,7 +43,8 @@ class Worker:
         self._stand_in = StandIn(self._host, self._port, self.snapshot) if spec.stand_in else None
         self._state = WorkerState.STARTING
         self._lines: deque[str] = deque(maxlen=_LAST_LINES)
-        self._said = 0  # lines since its process started
+        self._said = 0  # kept lines since its process started
+        self._signs = Signs()
         self._progress: float | None = None
         self._problems: dict[str, str] = {}
         self._process: ServerProcess | None = None
@@ -104,23 +106,28 @@ class Worker:
 
     async def _life(self) -> str:
         """One process from start to end; why it ended."""
-        self._said, self._progress, self._ready_at = 0, None, None
+        self._said, self._progress, self._ready_at, self._signs = 0, None, None, Signs()
         self._enter(WorkerState.STARTING)
         problem = await self._start()
         if problem is not None:
             self._failure = load_failure([problem])
             return problem
         assert self._process is not None
-        hung = None
+        hung: str | None = None
         try:
             hung = await self._watch(self._process)
         except asyncio.CancelledError:
             self._enter(WorkerState.STOPPING)
             raise
         finally:
-            self._exit_code = await self._process.stop(self.spec.grace)
+            self._exit_code = await self._process.stop(self._grace(hung))
             self._process = None
         return self._why_ended(hung)
+
+    def _grace(self, hung: str | None) -> float:
+        """Seconds from SIGTERM to SIGKILL: a server that serves nobody has nothing to drain."""
+        serves = self._ready_at is not None and hung is None
+        return self.spec.grace if serves else min(_SHORT_GRACE, self.spec.grace)
 
     async def _start(self) -> str | None:
         """Makes the process; why it cannot be made."""
@@ -132,7 +139,7 @@ class Worker:
         if self._keeps_port and self._stand_in is not None:
             await self._stand_in.open()
         try:
-            self._process = ServerProcess.start(self.spec.argv, self.spec.env, lines=self._lines, on_line=self._hear)
+            self._process = ServerProcess.start(self.spec.argv, self.spec.env, on_line=self._hear)
         except OSError as error:
             return f"cannot start a process: {error.strerror}"
         self._started_at = self._clock()
@@ -144,8 +151,11 @@ class Worker:
         return self.spec.shares_port and sys.platform == "linux"
 
     def _hear(self, line: str) -> None:
-        self._said += 1
-        if self._state is WorkerState.LOADING:
+        if not is_noise(line):
+            self._lines.append(line)
+            self._said += 1
+        if self._ready_at is None:
+            self._signs.read(line)
             percent = percent_done(line)
             self._progress = self._progress if percent is None else percent
         self._on_line(self.spec.name, line)
@@ -155,7 +165,7 @@ class Worker:
             return "did not end after SIGKILL: it is stuck in the kernel, often in the GPU driver"
         said = list(self._lines)[-self._said :] if self._said else []
         if self._ready_at is None:
-            failure = load_failure(said, self._exit_code if hung is None else None)
+            failure = self._signs.failure(self._exit_code if hung is None else None)
             if hung is not None and failure.cause is Cause.UNKNOWN:
                 failure = LoadFailure(Cause.TIMEOUT, failure.line)
             self._failure = failure

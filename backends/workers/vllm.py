@@ -27,6 +27,8 @@ text = "".join(path.read_text(errors="replace") for path in found if path.is_fil
 print(*[flag for flag in sys.argv[1:] if flag in text or flag.strip("-").replace("-", "_") in text])
 """
 
+_WISHED = ("--shutdown-timeout", "--enable-request-id-headers", "--disable-access-log-for-endpoints")
+
 
 class VLLMMissingError(Exception):
     """There is no vLLM to run, or no model where one was said to be; the message says what to do."""
@@ -76,6 +78,7 @@ def vllm_worker(options: VLLMOptions) -> WorkerSpec:
         shares_port=python is not None,
         ready_timeout=options.ready_timeout,
         liveness=probe if options.liveness_timeout else None,
+        liveness_interval=options.liveness_timeout / 2,
         liveness_timeout=options.liveness_timeout + 15.0,
         grace=options.drain + _GRACE_BEYOND_DRAIN,
     )
@@ -117,7 +120,7 @@ def _interpreter(program: str) -> str | None:
 
 def _offered(python: str) -> frozenset[str]:
     """Which of the flags that we would like to give this vLLM has."""
-    command = [python, "-c", _LOOK, "--shutdown-timeout", "--enable-request-id-headers"]
+    command = [python, "-c", _LOOK, *_WISHED]
     try:
         said = subprocess.run(command, capture_output=True, text=True, timeout=_LOOK_TIMEOUT, check=True)  # noqa: S603
     except (OSError, subprocess.SubprocessError):
@@ -139,6 +142,8 @@ def _flags(options: VLLMOptions, model: str, offered: frozenset[str]) -> list[st
         default("--enable-request-id-headers")  # the gateway's correlation ID comes back, and is in vLLM's log
     if "--shutdown-timeout" in offered:
         default("--shutdown-timeout", str(round(options.drain)))
+    if "--disable-access-log-for-endpoints" in offered:
+        default("--disable-access-log-for-endpoints", "/health,/metrics,/v1/models")
     if options.sleep:
         default("--enable-sleep-mode")
     devices = [device for device in (options.gpu or "").split(",") if device]

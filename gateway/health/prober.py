@@ -22,6 +22,7 @@ import structlog
 from backends.dialect import Dialect, ResponseHead
 from backends.signals import LoadSignals, parse_signals
 from gateway import __version__
+from gateway.health.worker_report import worker_report
 from policies.outcome import Blame, ErrorKind
 
 _log = structlog.get_logger()
@@ -50,6 +51,12 @@ class ProbeState(StrEnum):
     HEALTHY = "healthy"
     UNHEALTHY = "unhealthy"
     LOADING = "loading"
+    ASLEEP = "asleep"
+    FAILED = "failed"
+
+
+#: What a server says of itself is believed at once.
+_SAID = frozenset({ProbeState.LOADING, ProbeState.ASLEEP, ProbeState.FAILED})
 
 
 class HealthSettings(Protocol):
@@ -87,7 +94,8 @@ class ProbeTarget:
 class ProbeResult:
     """What one probe found. `healthy`: the endpoint should get requests. `duration` is in seconds.
 
-    `message` is fit for anyone's eyes: no hosts, keys or backends' texts. `load` is None where the server tells none.
+    `message` is fit for anyone's eyes: no hosts, keys or backends' texts; `last_lines`, of a worker's log, are for
+    operators. `load` is None where the server tells none.
     """
 
     endpoint: str
@@ -97,6 +105,7 @@ class ProbeResult:
     message: str
     duration: float
     load: LoadSignals | None = None
+    last_lines: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,12 +115,13 @@ class _Answer:
     state: ProbeState
     message: str
     load: LoadSignals | None = None
+    last_lines: tuple[str, ...] = ()
 
 
 class HealthState:
     """Weighs probes: the first decides; after it, changes need several results in a row.
 
-    `loading` is believed at once: the server said itself that it can't serve.
+    `loading` and the like are believed at once: the server said itself that it can't serve.
     """
 
     __slots__ = ("_bad", "_good", "state")
@@ -139,8 +149,8 @@ class HealthState:
                 self.state = ProbeState.HEALTHY
         else:
             self._good, self._bad = 0, self._bad + 1
-            if found is ProbeState.LOADING:
-                self.state = ProbeState.LOADING
+            if found in _SAID:
+                self.state = found
             elif before is ProbeState.UNKNOWN or self._bad >= unhealthy_after:
                 self.state = ProbeState.UNHEALTHY
         return self.state is not before
@@ -216,6 +226,7 @@ class Prober:
                 message=answer.message,
                 duration=clock() - started,
                 load=answer.load,
+                last_lines=answer.last_lines,
             )
             try:
                 self._on_result(result)
@@ -233,6 +244,8 @@ async def _probe(session: aiohttp.ClientSession, target: ProbeTarget) -> _Answer
         if answer.state is not ProbeState.HEALTHY:
             return answer
         load = await probe.load()
+        if load is not None and load.asleep:
+            return _Answer(ProbeState.ASLEEP, "asleep", load)
         if target.health.probe == "generate":
             answer = await probe.generate(load)
         return _Answer(answer.state, answer.message, load)
@@ -257,7 +270,11 @@ class _Probe:
             return _Answer(ProbeState.UNHEALTHY, f"redirects ({head.status}); redirects are not followed")
         failure = self._target.dialect.classify(path, head, body)
         if failure is not None and failure.kind is ErrorKind.MODEL_LOADING:
-            return _Answer(ProbeState.LOADING, "loading its model")
+            report = worker_report(body)
+            return _Answer(ProbeState.LOADING, report.loading, last_lines=report.last_lines)
+        if failure is not None and failure.kind is ErrorKind.MODEL_LOADING_FAILED:
+            report = worker_report(body)
+            return _Answer(ProbeState.FAILED, report.failed, last_lines=report.last_lines)
         return _Answer(ProbeState.UNHEALTHY, f"answers with status {head.status}")
 
     async def load(self) -> LoadSignals | None:

@@ -165,6 +165,7 @@ async def test_a_server_that_is_up(backend: Backend, watch: Watch) -> None:
         (answers(500, "Traceback: secret"), UNHEALTHY, "answers with status 500"),
         (failing(ErrorKind.MODEL_OVERLOADED), UNHEALTHY, "answers with status 503"),
         (failing(ErrorKind.MODEL_LOADING), LOADING, "loading its model"),
+        (failing(ErrorKind.MODEL_LOADING_FAILED), ProbeState.FAILED, "its model cannot be loaded"),
         (answers(404), UNHEALTHY, "answers with status 404"),
         (answers(302, Location="/elsewhere"), UNHEALTHY, "redirects (302); redirects are not followed"),
         (answers(200, "x" * 300_000), UNHEALTHY, "its answer is too long"),
@@ -331,6 +332,13 @@ def metrics(tokens: Callable[[], int]) -> Answer:
         return web.Response(body=METRICS % tokens())
 
     return answer
+
+
+async def test_a_sleeping_engine_gets_no_requests(backend: Backend, watch: Watch) -> None:
+    sleeping = 'vllm:engine_sleep_state{engine="0",sleep_state="awake"} 0.0\n'
+    backend.answers["/metrics"] = answers(200, sleeping)
+    result = await probe(watch, target(backend.url, KindDialect(metrics_path="/metrics")))
+    assert (result.state, result.healthy, result.message) == (ProbeState.ASLEEP, False, "asleep")
 
 
 async def test_load_signals_come_with_the_result(backend: Backend, watch: Watch) -> None:
