@@ -16,6 +16,18 @@ TOLD_LINES = 20
 #: Seconds after which a request may find it ready. Short: whoever waits longer is not told when it is ready sooner.
 RETRY_AFTER = 2
 
+#: Every metric: its type and meaning.
+FAMILIES = {
+    "seawall_worker_up": ("gauge", "1 while the worker is ready."),
+    "seawall_worker_state": ("gauge", "1 for the state that the worker is in."),
+    "seawall_worker_restarts_total": ("counter", "Times that it was started again."),
+    "seawall_worker_uptime_seconds": ("gauge", "Since its process started."),
+    "seawall_worker_load_seconds": ("gauge", "From its last start until it was ready."),
+    "seawall_worker_load_progress_ratio": ("gauge", "Of the load under way, as its output tells."),
+    "seawall_worker_last_error_timestamp_seconds": ("gauge", "Unix time of its last error."),
+    "seawall_worker_load_failure": ("gauge", "1 for the cause for which its last start failed."),
+}
+
 _PLAIN = {
     WorkerState.STARTING: "is being started",
     WorkerState.LOADING: "is loading its model",
@@ -80,41 +92,30 @@ def exposition(workers: Iterable[WorkerSnapshot]) -> str:
     every = list(workers)
     now = time.time()
     lines: list[str] = []
-
-    def family(name: str, kind: str, meaning: str, samples: Iterable[tuple[WorkerSnapshot, str, float | None]]) -> None:
-        lines.extend([f"# HELP seawall_worker_{name} {meaning}", f"# TYPE seawall_worker_{name} {kind}"])
-        for worker, labels, value in samples:
-            if value is not None:
-                lines.append(f'seawall_worker_{name}{{worker="{_escaped(worker.name)}"{labels}}} {float(value)}')
-
-    family("up", "gauge", "1 while the worker is ready.", ((w, "", w.state is WorkerState.READY) for w in every))
-    family(
-        "state",
-        "gauge",
-        "1 for the state that the worker is in.",
-        ((w, f',state="{state.value}"', w.state is state) for w in every for state in WorkerState),
-    )
-    family("restarts_total", "counter", "Times that it was started again.", ((w, "", w.restarts) for w in every))
-    family("uptime_seconds", "gauge", "Since its process started.", ((w, "", w.uptime) for w in every))
-    family("load_seconds", "gauge", "From its last start until it was ready.", ((w, "", w.load_time) for w in every))
-    family("load_progress_ratio", "gauge", "Of the load under way, as it says.", ((w, "", w.progress) for w in every))
-    family(
-        "last_error_timestamp_seconds",
-        "gauge",
-        "Unix time of its last error.",
-        ((w, "", None if w.error_age is None else now - w.error_age) for w in every),
-    )
-    family(
-        "load_failure",
-        "gauge",
-        "1 for the cause for which its last start failed.",
-        (
-            (w, f',cause="{cause.value}"', w.failure is not None and w.failure.cause is cause)
-            for w in every
-            for cause in Cause
-        ),
-    )
+    for name, (kind, meaning) in FAMILIES.items():
+        lines += [f"# HELP {name} {meaning}", f"# TYPE {name} {kind}"]
+        for worker in every:
+            label = f'worker="{_escaped(worker.name)}"'
+            lines += [f"{name}{{{label}{more}}} {float(value)}" for more, value in _samples(name, worker, now)]
     return "\n".join(lines) + "\n"
+
+
+def _samples(name: str, worker: WorkerSnapshot, now: float) -> list[tuple[str, float]]:
+    """The further labels and the value of each sample of one family."""
+    if name == "seawall_worker_state":
+        return [(f',state="{state.value}"', worker.state is state) for state in WorkerState]
+    if name == "seawall_worker_load_failure":
+        cause = worker.failure.cause if worker.failure is not None else None
+        return [(f',cause="{each.value}"', each is cause) for each in Cause]
+    value = {
+        "seawall_worker_up": worker.state is WorkerState.READY,
+        "seawall_worker_restarts_total": worker.restarts,
+        "seawall_worker_uptime_seconds": worker.uptime,
+        "seawall_worker_load_seconds": worker.load_time,
+        "seawall_worker_load_progress_ratio": worker.progress,
+        "seawall_worker_last_error_timestamp_seconds": None if worker.error_age is None else now - worker.error_age,
+    }[name]
+    return [] if value is None else [("", value)]
 
 
 def _rounded(seconds: float | None) -> float | None:
