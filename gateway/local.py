@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
 
 import orjson
 
@@ -20,7 +21,7 @@ def models_answer(path: str, runtime: Runtime, key: ApiKey | None) -> bytes:
     names = [name for name in runtime.routes.names if key is None or key.allows(name)]
     if path == _MODELS:
         return orjson.dumps({"object": "list", "data": [_entry(runtime, name) for name in names]})
-    wanted = path.removeprefix(_MODELS + "/")
+    wanted = unquote(path.removeprefix(_MODELS + "/"))
     if wanted not in names:
         raise GatewayError.model_not_found(wanted, names)
     return orjson.dumps(_entry(runtime, wanted))

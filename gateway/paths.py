@@ -30,9 +30,10 @@ DATA_PATHS = frozenset(
 )
 HEALTH_PATHS = frozenset({"/livez", "/readyz", "/health", "/metrics"})
 OPERATOR_PATHS = frozenset({"/status", "/errors", "/admin", "/openapi.json"})
+_MODELS = "/v1/models/"
 _OTHER = ("GET", "POST", "PUT", "PATCH", "DELETE")
 #: What could be read as another path by the server behind us.
-_AMBIGUOUS = re.compile(r"//|/\.{1,2}(/|$)|\\|;|%(2e|2f|5c|00)|[^\x21-\x7e]", re.IGNORECASE)
+_AMBIGUOUS = re.compile(r"//|/\.{1,2}(/|$)|\\|;|#|%(25)*(2e|2f|5c|[01][0-9a-f]|7f|3b|23)|[^\x21-\x7e]", re.IGNORECASE)
 
 
 def is_operations(path: str) -> bool:
@@ -42,7 +43,9 @@ def is_operations(path: str) -> bool:
 
 def is_served(path: str) -> bool:
     """Whether requests for models may have this path."""
-    return path in DATA_PATHS or (path.startswith("/v1/") and len(path) > 4 and not _AMBIGUOUS.search(path))
+    if path in DATA_PATHS or path.startswith(_MODELS):  # models are listed here: no server behind us sees that path
+        return True
+    return path.startswith("/v1/") and len(path) > 4 and not _AMBIGUOUS.search(path)
 
 
 def methods_for(path: str) -> tuple[str, ...]:

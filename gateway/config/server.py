@@ -50,7 +50,10 @@ class ServerTimeouts(Section):
         10.0, description="From a request's first byte to the end of its headers.", examples=["10s"]
     )
     body: PositiveDuration = Field(
-        60.0, description="Longest silence while a request's body is arriving.", examples=["1m"]
+        60.0,
+        description="Longest silence while a request's body is arriving; after it, the body must have brought "
+        "500 bytes a second.",
+        examples=["1m"],
     )
     idle: PositiveDuration = Field(
         75.0, description="How long an idle keep-alive connection stays open.", examples=["75s"]

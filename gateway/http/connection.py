@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import httptools
 
 from gateway.http.message import Request, status_line
+from gateway.http.rules import NO_WEBSOCKET, NOT_HTTP, framing_problem, is_host, origin_form, without_upgrade
 from policies.outcome import ErrorKind
 
 if TYPE_CHECKING:
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
 #: Requests that a client may send ahead on one connection before we stop reading it.
 MAX_PIPELINED = 8
+#: Bytes a second that a body must bring on the average, once `body_timeout` has passed.
+MIN_BODY_RATE = 500.0
 #: Fields that must not be repeated: two values would mean two readings of one request.
 _SINGLE = frozenset({b"host", b"content-length", b"transfer-encoding", b"authorization", b"content-type", b"expect"})
 _METHODS = frozenset({"GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"})
@@ -43,7 +46,8 @@ class ClientConnection(asyncio.Protocol):
         self._chunks: list[bytes] = []
         self._body_size = 0
         self._head_size = 0  # of the head being parsed, as parsed
-        self._unparsed_head = 0  # bytes that came for a head that is not complete
+        self._unparsed_head = 0  # bytes that came for a head that is not complete, or for framing without any body
+        self._host: bytes | None = None  # the last one found valid
         self._reading_head = True
         self._refused = False
         self._pending: deque[Request] = deque()
@@ -74,20 +78,35 @@ class ClientConnection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._refused:
             return
+        body_size = self._body_size
         if self._reading_head:
             self._unparsed_head += len(data)
         try:
             self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            self._refuse(ErrorKind.INVALID_INPUT, "Protocol upgrades are not supported. Send a plain HTTP/1.1 request.")
+        except httptools.HttpParserUpgrade as upgrade:
+            self._decline_upgrade(data[upgrade.args[0] :])
         except httptools.HttpParserError:
-            if self._head_size > self._server.limits.max_header_size:
-                self._refuse_headers_too_large()
-            else:
-                self._refuse(ErrorKind.INVALID_INPUT, "The request is not valid HTTP/1.1. Check the client or proxy.")
+            self._refuse_unparsable()
         else:
-            if self._reading_head and self._unparsed_head > self._server.limits.max_header_size:
+            if not self._reading_head:
+                self._unparsed_head = 0 if self._body_size != body_size else self._unparsed_head + len(data)
+            if self._unparsed_head > self._server.limits.max_header_size:
                 self._refuse_headers_too_large()
+
+    def _decline_upgrade(self, rest: bytes) -> None:
+        """Serves a request that offers to go on in another protocol (h2c, say) as if it had not."""
+        while not self._refused:
+            parser = self._parser
+            head = without_upgrade(parser.get_method(), self._target, parser.get_http_version(), self._headers)
+            self._parser = httptools.HttpRequestParser(self)
+            try:
+                self._parser.feed_data(head + rest)
+            except httptools.HttpParserUpgrade as upgrade:
+                rest = (head + rest)[upgrade.args[0] :]
+            except httptools.HttpParserError:
+                self._refuse_unparsable()
+            else:
+                return
 
     def on_message_begin(self) -> None:
         self._headers = {}
@@ -108,9 +127,11 @@ class ClientConnection(asyncio.Protocol):
             raise ValueError("head too large")  # the parser turns it into an HttpParserCallbackError
 
     def on_header(self, name: bytes, value: bytes) -> None:
+        self._count_head(len(name) + len(value) + 4)
+        if not self._reading_head:
+            return  # a trailer: fields that came behind the body must not change what the head said
         name = name.lower()
         headers = self._headers
-        self._count_head(len(name) + len(value) + 4)
         if name in headers:
             if name in _SINGLE:
                 raise ValueError("repeated header")
@@ -122,23 +143,44 @@ class ClientConnection(asyncio.Protocol):
         now = monotonic()
         self._reading_head = False
         self._unparsed_head = 0
-        request = Request(self._parser.get_method().decode("latin-1"), self._target, self._headers, self._peer)
+        headers, parser = self._headers, self._parser
+        target = self._target if self._target[:1] == b"/" else origin_form(self._target)
+        request = Request(parser.get_method().decode("latin-1"), target, headers, self._peer)
         request.received_at = now
-        request.keep_alive = self._parser.should_keep_alive()
+        request.keep_alive = parser.should_keep_alive()
         self._request = request
         self.deadline = now + limits.body_timeout
-        if len(self._headers) > limits.max_headers:
+        version = parser.get_http_version()
+        host = headers.get(b"host")
+        if len(headers) > limits.max_headers:
             self._refuse_headers_too_large()
         elif request.method not in _METHODS:
             self._refuse(ErrorKind.INVALID_INPUT, f"The method {request.method[:20]} is not supported.")
-        elif any(b"\n" in value or b"\r" in value or b"\0" in value for value in self._headers.values()):
-            self._refuse(ErrorKind.INVALID_INPUT, "A header value holds a line break. Send each header on one line.")
+        elif version != "1.1" and version != "1.0":
+            self._refuse(ErrorKind.INVALID_INPUT, NOT_HTTP)
+        elif (host != self._host and not self._accepts_host(host)) or (host is None and version == "1.1"):
+            self._refuse(ErrorKind.INVALID_INPUT, "The Host header is missing or not valid.")
+        elif b"#" in target:
+            self._refuse(ErrorKind.INVALID_INPUT, "The request's target must not hold a fragment (#).")
+        elif b"transfer-encoding" in headers and (problem := framing_problem(headers, version)):
+            self._refuse(ErrorKind.INVALID_INPUT, problem)
+        elif b"upgrade" in headers and parser.should_upgrade():
+            self._request = None  # the parser stops here: see _decline_upgrade
+            if b"websocket" in headers[b"upgrade"].lower():
+                self._refuse(ErrorKind.INVALID_INPUT, NO_WEBSOCKET)
         else:
-            length = self._headers.get(b"content-length")
+            request.close_delimited = version == "1.0"
+            length = headers.get(b"content-length")
             if length is not None and int(length) > limits.max_body:
                 self._refuse_body_too_large()
-            elif self._headers.get(b"expect", b"").lower() == b"100-continue" and self._active is None:
+            elif b"expect" in headers and headers[b"expect"].lower() == b"100-continue" and self._active is None:
                 self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    def _accepts_host(self, host: bytes | None) -> bool:
+        if host is None or not is_host(host):
+            return host is None
+        self._host = host
+        return True
 
     def on_body(self, body: bytes) -> None:
         if self._refused:
@@ -146,6 +188,7 @@ class ClientConnection(asyncio.Protocol):
         size = len(body)
         self._body_size += size
         if self._body_size > self._server.limits.max_body:
+            self._body_size -= size
             self._refuse_body_too_large()
             return
         if not self._server.reserve(size):
@@ -156,7 +199,10 @@ class ClientConnection(asyncio.Protocol):
             )
             return
         self._chunks.append(body)
-        self.deadline = monotonic() + self._server.limits.body_timeout
+        request, patience = self._request, self._server.limits.body_timeout
+        if request is not None:
+            slowest = request.received_at + patience + self._body_size / MIN_BODY_RATE
+            self.deadline = min(monotonic() + patience, slowest)
 
     def on_message_complete(self) -> None:
         request = self._request
@@ -167,7 +213,9 @@ class ClientConnection(asyncio.Protocol):
         self._chunks = []
         self._request = None
         self._reading_head = True
-        if self._active is None:
+        self._unparsed_head = 0
+        if self._active is None and not self.write_paused:
+            self.bytes_out = 0
             self._begin(request)
         else:
             self._pending.append(request)
@@ -179,7 +227,6 @@ class ClientConnection(asyncio.Protocol):
     def _begin(self, request: Request) -> None:
         self._active = request
         self._head_sent = False
-        self.bytes_out = 0
         self.deadline = float("inf")
         if self._server.take_over(self, request):
             return
@@ -190,6 +237,7 @@ class ClientConnection(asyncio.Protocol):
         request = self._active
         assert request is not None
         self._server.unreserve(len(request.body))
+        self._forget_the_rest()
         self._server.closed(self)
         self._refused = True
         return self._transport, request
@@ -204,11 +252,15 @@ class ClientConnection(asyncio.Protocol):
         self._on_pause = self._on_resume = None
         self._server.unreserve(len(request.body))
         if not request.keep_alive or self._told_to_close or self._refused:
-            self._transport.close()
+            self._close()
             return
         # A client that was not told to close may have its next request on the way already.
         self.deadline = monotonic() + self._server.idle_timeout
-        if self._pending:
+        self._go_on()
+
+    def _go_on(self) -> None:
+        """Begins with the next request, unless the client still has to read the last answer."""
+        if self._pending and self._active is None and not self.write_paused:
             following = self._pending.popleft()
             if len(self._pending) == MAX_PIPELINED - 1:
                 self._transport.resume_reading()
@@ -240,11 +292,13 @@ class ClientConnection(asyncio.Protocol):
         if self.disconnected or self._active is None:
             return
         self._head_sent = True
+        self.bytes_out = 0
         self._on_pause, self._on_resume = on_pause, on_resume
-        self._chunked = True
-        self._transport.write(
-            b"%b%b%btransfer-encoding: chunked\r\n\r\n" % (status_line(status), headers, self._connection_header())
-        )
+        self._chunked = not self._active.close_delimited
+        if not self._chunked:
+            self._closing = True
+        framing = b"transfer-encoding: chunked\r\n" if self._chunked else b""
+        self._transport.write(b"%b%b%b%b\r\n" % (status_line(status), headers, self._connection_header(), framing))
 
     def flow(self, on_pause: Callable[[], None], on_resume: Callable[[], None]) -> None:
         """Has another source of the body told when to stop and go on; at once, if it has to stop."""
@@ -256,14 +310,15 @@ class ClientConnection(asyncio.Protocol):
         """Writes a piece of the body; empty data is ignored."""
         if data and not self.disconnected:
             self.bytes_out += len(data)
-            self._transport.write(b"%x\r\n%b\r\n" % (len(data), data))
+            self._transport.write(b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data)
 
     def end(self, last: bytes = b"", *, close: bool = False) -> None:
         """Writes the last piece and the end of the body; with `close`, closes the connection after it."""
         if self.disconnected:
             return
         self.write(last)
-        self._transport.write(b"0\r\n\r\n")
+        if self._chunked:
+            self._transport.write(b"0\r\n\r\n")
         if close:
             self._told_to_close = True
         self._finish()
@@ -304,10 +359,17 @@ class ClientConnection(asyncio.Protocol):
     def expire(self) -> None:
         """The server's sweep found `deadline` passed: a slow or silent client."""
         self.deadline = float("inf")
-        if self._request is not None or (self._reading_head and self._unparsed_head):
+        if self._transport.is_closing():
+            self._transport.abort()  # it does not read the last answer
+        elif self._request is not None or (self._reading_head and self._unparsed_head):
             self._refuse(ErrorKind.INVALID_INPUT, "The request did not arrive in time. Send it faster.", status=408)
-        else:
-            self._transport.close()
+        elif self._active is None:
+            self._close()
+
+    def _close(self) -> None:
+        """Closes when all is written; a client that does not read it is cut off after as long as it might be idle."""
+        self.deadline = monotonic() + self._server.limits.idle_timeout
+        self._transport.close()
 
     def _connection_header(self) -> bytes:
         assert self._active is not None
@@ -317,6 +379,12 @@ class ClientConnection(asyncio.Protocol):
         return b"connection: close\r\n"
 
     # -- refusals and flow control -------------------------------------------------------------------------------
+
+    def _refuse_unparsable(self) -> None:
+        if self._head_size > self._server.limits.max_header_size:
+            self._refuse_headers_too_large()
+        else:
+            self._refuse(ErrorKind.INVALID_INPUT, NOT_HTTP)
 
     def _refuse_headers_too_large(self) -> None:
         self._refuse(
@@ -358,6 +426,8 @@ class ClientConnection(asyncio.Protocol):
         self.write_paused = False
         if self._on_resume is not None:
             self._on_resume()
+        if self._pending:
+            self._go_on()
 
     def eof_received(self) -> bool:
         # A client that closes looks the same as one that only stops sending. Taking it for gone frees the GPU at once.
@@ -366,13 +436,17 @@ class ClientConnection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self.disconnected = True
         self._server.closed(self)
-        if self._request is not None and not self._refused:
-            self._server.unreserve(self._body_size)
         if self._active is not None:
             self._pending.append(self._active)
             self._active = None
+        self._forget_the_rest()
+        if self._task is not None and not self._task.done():
+            self._task.cancel()
+
+    def _forget_the_rest(self) -> None:
+        """Gives back the room of requests that wait and of one that is arriving."""
+        if self._request is not None and not self._refused:
+            self._server.unreserve(self._body_size)
         for request in self._pending:
             self._server.unreserve(len(request.body))
         self._pending.clear()
-        if self._task is not None and not self._task.done():
-            self._task.cancel()

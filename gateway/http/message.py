@@ -34,10 +34,21 @@ class Request:
     """One client request. `headers` has lower-case names; repeated fields are joined with a comma (RFC 9110, 5.3).
 
     `body` is whole, as it came, with any chunked framing removed. `received_at` is the loop's time in seconds when
-    the head was complete.
+    the head was complete. `close_delimited`: an HTTP/1.0 client, for whom a stream ends with the connection.
     """
 
-    __slots__ = ("body", "headers", "keep_alive", "method", "path", "peer", "query", "received_at", "target")
+    __slots__ = (
+        "body",
+        "close_delimited",
+        "headers",
+        "keep_alive",
+        "method",
+        "path",
+        "peer",
+        "query",
+        "received_at",
+        "target",
+    )
 
     def __init__(self, method: str, target: bytes, headers: dict[bytes, bytes], peer: str) -> None:
         self.method = method
@@ -49,6 +60,7 @@ class Request:
         self.peer = peer
         self.body = b""
         self.keep_alive = True
+        self.close_delimited = False
         self.received_at = 0.0
 
     def header(self, name: bytes) -> str | None:
