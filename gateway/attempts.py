@@ -166,8 +166,8 @@ class Attempts:
         asked = self._start(choice, order)
         race.running.append(asked)
         if await race.next(min(ctx.deadline, monotonic() + first_token)) is None:
-            race.running.remove(asked)
             asked.expire(Failure(ErrorKind.INFERENCE_TIMEOUT, f"no first token within {first_token:g} s"))
+            await race.next(ctx.deadline)  # it has settled by that
         elif asked.failure is None and asked.kind is not AnswerKind.STREAM:
             asked.cancel()
             asked.failure = Failure(ErrorKind.GENERATION_FAILED, "no stream where one was asked for", status=200)

@@ -10,12 +10,12 @@ import orjson
 from gateway.relay.delivered import Delivered, Slot, Wishes
 from gateway.relay.journal import Journal
 from gateway.relay.sse import StreamShape, data_of, document_of, split
-from gateway.relay.stops import StopStrings
+from gateway.relay.stops import AmbiguousStopError, StopStrings
 from gateway.relay.token_ids import without_ids
 
 
 class DivergedError(Exception):
-    """A regenerated answer is not the one that the client has the beginning of."""
+    """The answer went on in a way that is not, or may not be, that of the answer which the client has begun."""
 
 
 class Passage(Protocol):
@@ -57,16 +57,13 @@ class Continued:
     look for stop strings and this does.
     """
 
-    __slots__ = ("_base", "_carried", "_closed", "_counted", "_least", "_stops", "_wishes", "complete", "delivered")
+    __slots__ = ("_base", "_carried", "_closed", "_counted", "_stops", "_wishes", "complete", "delivered")
 
-    def __init__(
-        self, delivered: Delivered, wishes: Wishes, *, carried: str, stops: StopStrings | None, min_tokens: int
-    ) -> None:
+    def __init__(self, delivered: Delivered, wishes: Wishes, *, carried: str, stops: StopStrings | None) -> None:
         self.delivered = delivered
         self._wishes = wishes
         self._carried = carried
         self._stops = stops
-        self._least = min_tokens
         self._base = len(delivered.ids)
         self._counted: int | None = None
         self._closed = False
@@ -103,9 +100,13 @@ class Continued:
             reason, stopped_by = choice.get("finish_reason"), choice.get("stop_reason")
             text, self._carried = self._carried + (choice.get("text") or ""), ""
             if self._stops is not None:
-                may_stop = len(self.delivered.ids) + len(ids) > self._least
-                text, stop = self._stops.push(text, may_stop=may_stop)
+                try:
+                    text, stop = self._stops.push(text, tokens=len(ids))
+                except AmbiguousStopError:
+                    raise DivergedError("several stop strings ended in one frame") from None
                 if stop is not None:
+                    if self._wishes.ids and len(ids) > 1:
+                        raise DivergedError("which token of a frame ended the answer cannot be told")
                     reason, stopped_by, self.complete = "stop", stop, True
                 elif reason is not None:
                     text += self._stops.rest()

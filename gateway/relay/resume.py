@@ -172,17 +172,16 @@ class Resumption:
         body = continuation(
             self._path, asked, delivered.prompt, made, model=candidate.model or str(self._asked["model"])
         )
-        delivered.ids = list(made)
         stops = None
         if (strings := _stops(asked)) and not delivered.aligned:
+            if body.get("min_tokens"):
+                return None  # stop strings count from a certain token on, and frames can hold several
             keep = bool(asked.get("include_stop_str_in_output"))
             stops = StopStrings(strings, keep=keep, sent=delivered.text, held=held)
             body.pop("stop", None)
             held = ""
-        least = asked.get("min_tokens")
-        passage = Continued(
-            delivered, self._wishes, carried=held, stops=stops, min_tokens=least if isinstance(least, int) else 0
-        )
+        delivered.ids = list(made)
+        passage = Continued(delivered, self._wishes, carried=held, stops=stops)
         return Order(Way.TOKENS, COMPLETIONS, COMPLETIONS.encode(), orjson.dumps(body), passage, wasted)
 
     async def _cut(self, delivered: Delivered, detokenize: Detokenize) -> tuple[list[int], str] | None:

@@ -5,13 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 
+class AmbiguousStopError(Exception):
+    """Which stop string ends the answer cannot be told."""
+
+
 class StopStrings:
     """Looks for stop strings in growing text and holds back what may be the beginning of one.
 
     `sent` is the text that the client has, `held` what follows it and was searched already; `keep` whether the stop
     string itself is part of the answer.
-    The algorithm is that of vLLM (`vllm/v1/engine/detokenizer.py`): in each step the first of the list that ends in
-    what is new; all but the last `longest - 1` characters go out.
+    The algorithm is that of vLLM (`vllm/v1/engine/detokenizer.py`): after each token the first of the list that ends
+    in what is new; all but the last `longest - 1` characters go out.
     """
 
     __slots__ = ("_hold", "_keep", "_sent", "_stops", "_text")
@@ -25,20 +29,33 @@ class StopStrings:
         self._text = tail + held
         self._sent = len(tail)
 
-    def push(self, text: str, *, may_stop: bool) -> tuple[str, str | None]:
-        """(text that goes out now, the stop string that ended the answer or None)."""
+    def push(self, text: str, *, tokens: int) -> tuple[str, str | None]:
+        """(text that goes out now, the stop string that ended the answer or None).
+
+        Raises AmbiguousStopError where the text of several tokens holds several stop strings: which of them came first
+        depends on where the tokens end.
+        """
         self._text += text
-        if text and may_stop:
-            for stop in self._stops:
-                at = self._text.find(stop, max(0, len(self._text) - len(text) - len(stop) + 1))
-                if at >= 0:
-                    end = at + len(stop) if self._keep else at
-                    return self._text[self._sent : end], stop
+        matches = self._matches(len(text)) if text else []
+        if len(matches) > 1 and tokens > 1:
+            raise AmbiguousStopError
+        if matches:
+            at, stop = matches[0]
+            return self._text[self._sent : at + len(stop) if self._keep else at], stop
         end = max(self._sent, len(self._text) - self._hold)
         out = self._text[self._sent : end]
         drop = max(0, end - max(map(len, self._stops), default=1))
         self._text, self._sent = self._text[drop:], end - drop
         return out, None
+
+    def _matches(self, new: int) -> list[tuple[int, str]]:
+        """(place, stop string) of each that ends in the last `new` characters."""
+        found = []
+        for stop in self._stops:
+            at = self._text.find(stop, max(0, len(self._text) - new - len(stop) + 1))
+            if at >= 0:
+                found.append((at, stop))
+        return found
 
     def rest(self) -> str:
         """What was held back, at the end of an answer that no stop string ended."""

@@ -12,7 +12,7 @@ import orjson
 
 _FIELD = "return_token_ids"
 #: The members that `return_token_ids` adds, as a server without spaces in its JSON writes them.
-_LISTS = (b',"token_ids":[', b',"prompt_token_ids":[')
+_IDS, _PROMPT_IDS = b',"token_ids":[', b',"prompt_token_ids":['
 _TEXT = b',"prompt_text":null'
 _NAMES = (b'token_ids"', b'prompt_text"')
 _ADDED = frozenset({"token_ids", "prompt_token_ids", "prompt_text"})
@@ -31,19 +31,18 @@ def asks_for_ids(document: dict[str, Any]) -> bool:
 
 def without_ids(frames: bytes) -> bytes:
     """Whole frames without what `return_token_ids` added to them."""
-    if b'token_ids"' not in frames and b'prompt_text"' not in frames:
-        return frames
-    for opening in _LISTS:
-        at = frames.find(opening)
-        while at >= 0:
-            end = frames.find(b"]", at)
-            if end < 0:
-                break
-            frames = frames[:at] + frames[end + 1 :]
-            at = frames.find(opening, at)
-    if _TEXT in frames:
-        frames = frames.replace(_TEXT, b"")
-    return frames if not _left_over(frames) else _written_anew(frames)
+    if _IDS in frames:
+        frames = _without_lists(frames, _IDS)
+    if b'token_ids"' in frames or b'prompt_text"' in frames:
+        frames = _without_lists(frames, _PROMPT_IDS).replace(_TEXT, b"")
+        return _written_anew(frames) if _left_over(frames) else frames
+    return frames
+
+
+def _without_lists(frames: bytes, opening: bytes) -> bytes:
+    """Without a member whose value is a list of numbers."""
+    first, *rest = frames.split(opening)
+    return b"".join([first, *[piece[piece.find(b"]") + 1 :] for piece in rest]])
 
 
 def _left_over(frames: bytes) -> bool:

@@ -123,10 +123,17 @@ class VllmModel:
     def _generated(
         self, request: dict[str, Any], prompt: list[int], shape: _Shape, per_frame: int
     ) -> Reply | StreamReply:
-        budget = self._token_budget(request, prompt, default=None if shape.chat else 16)
+        budget = self._token_budget(request, prompt, default=None if shape.chat or "max_tokens" in request else 16)
         stop = request.get("stop") or []
         stops = [stop] if isinstance(stop, str) else stop
-        steps = generate(prompt, max_tokens=budget, length=self.length, stop=stops)
+        steps = generate(
+            prompt,
+            max_tokens=budget,
+            length=self.length,
+            stop=stops,
+            keep_stop=bool(request.get("include_stop_str_in_output")),
+            min_tokens=int(request.get("min_tokens") or 0),
+        )
         if request.get("stream"):
             return StreamReply(shape.frames(prompt, steps, per_frame))
         made = list(steps)
