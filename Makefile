@@ -43,8 +43,12 @@ constraints: $(VENV)/.installed-dev ## pin every dependency anew
 		--extra embedded --extra diffusers --extra redis --extra gpu --extra otel --extra alerts --extra dev -o constraints.txt pyproject.toml
 	@sed -i 's/+cpu//' constraints.txt
 
+docs: $(VENV)/bin/python ## the documentation as a site, in build/site
+	@test -x $(VENV)-docs/bin/mkdocs || { $(PYTHON) -m venv $(VENV)-docs && $(VENV)-docs/bin/pip install -q --disable-pip-version-check 'mkdocs-material==9.8.2'; }
+	@$(VENV)-docs/bin/mkdocs build -q --strict -f .mkdocs.yml && echo "open build/site/index.html"
+
 clean: ## removes the environment and all caches
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info
+	rm -rf $(VENV) $(VENV)-docs .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit("Seawall needs Python 3.11 or newer; found " + sys.version.split()[0] + ". Try: make PYTHON=python3.12") if sys.version_info < (3, 11) else None'

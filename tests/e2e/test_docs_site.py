@@ -1,0 +1,27 @@
+"""The documentation builds as a site, with no page left out and no link into nothing."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+CACHE = Path.home() / ".cache" / "seawall" / "docs"
+PACKAGE = "mkdocs-material==9.8.2"
+
+
+@pytest.mark.slow
+def test_the_site_builds_strictly(tmp_path: Path) -> None:
+    stamp = CACHE / f"{PACKAGE}.installed"
+    if not stamp.exists():
+        subprocess.run([sys.executable, "-m", "venv", "--clear", CACHE], check=True)
+        subprocess.run([CACHE / "bin/python", "-m", "pip", "install", "-q", PACKAGE], check=True)
+        stamp.touch()
+    argv = [CACHE / "bin/mkdocs", "build", "--strict", "-f", ROOT / ".mkdocs.yml", "-d", tmp_path / "site"]
+    done = subprocess.run(argv, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    pages = {page.stem for page in (ROOT / "docs").glob("*.md")}
+    assert pages <= {page.stem for page in (tmp_path / "site").glob("*.html")}
