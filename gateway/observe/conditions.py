@@ -7,10 +7,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from gateway.endpoint import Service
 from gateway.observe.error_stats import ErrorStats
 from gateway.observe.metrics import Metrics
 from policies.alerts import Condition
 from policies.breaker import State
+from policies.degrade import Level
 from policies.outcome import ErrorKind
 
 if TYPE_CHECKING:
@@ -22,6 +24,7 @@ ROUTE_DOWN = "SeawallRouteDown"
 ERROR_BURN = "SeawallErrorBudgetBurn"
 ERROR_SPIKE = "SeawallErrorSpike"
 FALLBACK_SHARE = "SeawallFallbackShare"
+DEGRADED = "SeawallDegraded"
 BACKEND_DOWN = "SeawallBackendDown"
 CRASH_LOOP = "SeawallWorkerCrashLoop"
 CIRCUIT_OPEN = "SeawallCircuitOpen"
@@ -35,6 +38,7 @@ HOLD = {
     ERROR_BURN: 60.0,
     ERROR_SPIKE: 0.0,
     FALLBACK_SHARE: 300.0,
+    DEGRADED: 300.0,
     BACKEND_DOWN: 300.0,
     CRASH_LOOP: 0.0,
     CIRCUIT_OPEN: 120.0,
@@ -102,7 +106,7 @@ class Conditions:
 
     def _backends(self, runtime: Runtime, now: float, found: dict[Condition, str]) -> None:
         for name, endpoint in runtime.endpoints.items():
-            if not endpoint.healthy:
+            if not endpoint.healthy and endpoint.service is Service.ACTIVE:
                 found[Condition(BACKEND_DOWN, name)] = f"backend {name} fails its health checks"
             if endpoint.breaker.state(now) is State.OPEN:
                 found[Condition(CIRCUIT_OPEN, name)] = f"the circuit of backend {name} is open"
@@ -117,8 +121,11 @@ class Conditions:
 
     def _route(self, route: Route, now: float, found: dict[Condition, str]) -> None:
         members = [candidate.endpoint for tier in route.tiers for candidate in tier]
-        if all(not each.healthy or each.breaker.state(now) is State.OPEN for each in members):
+        if all(not each.in_service or each.breaker.state(now) is State.OPEN for each in members):
             found[Condition(ROUTE_DOWN, route.name)] = f"route {route.name}: none of its backends can be asked"
+        if (level := Level(route.degradation_level())) is not Level.FULL:
+            text = f"route {route.name}: requests are made smaller ({level.label}), as its backends are under pressure"
+            found[Condition(DEGRADED, route.name)] = text
         then, latest = self._counted(route, now)
         requests = latest.requests - then.requests
         if requests < MIN_REQUESTS:

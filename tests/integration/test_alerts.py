@@ -14,6 +14,8 @@ import pytest
 from aiohttp import web
 
 from gateway.observe import alert_targets, alerts, conditions
+from policies.alerts import Alert, Condition, Message
+from policies.degrade import Level
 from tests.support.fault_backend import FaultBackend
 from tests.support.gateway import RunningGateway, running_gateway
 from tests.support.processes import Process
@@ -139,6 +141,12 @@ async def crash(gateway: RunningGateway, one: FaultBackend, two: FaultBackend) -
         await asyncio.sleep(3 * alerts.INTERVAL)
 
 
+async def degrade(gateway: RunningGateway, one: FaultBackend, two: FaultBackend) -> None:
+    degradation = gateway.gateway.runtime.routes.routes[0].degradation
+    assert degradation is not None
+    degradation.raise_to(Level.MINIMAL)
+
+
 async def until(true: Callable[[], bool]) -> None:
     async with asyncio.timeout(10):
         while not true():  # noqa: ASYNC110
@@ -155,10 +163,12 @@ async def until(true: Callable[[], bool]) -> None:
         (kill_all, "no backend is healthy"),
         (kill_all, "route tiny: none of its backends can be asked"),
         (crash, "backend b0 went down 3 times"),
+        (degrade, "route tiny: requests are made smaller (minimal)"),
     ],
 )
 async def test_each_condition_reaches_the_webhook(happens: Any, said: str) -> None:
-    policy = "policies: {default: {circuit_breaker: {consecutive_failures: 3, max_ejected: 1.0}, retry: {attempts: 1}}}"
+    breaker = "circuit_breaker: {consecutive_failures: 3, max_ejected: 1.0}"
+    policy = f"policies: {{default: {{{breaker}, retry: {{attempts: 1}}, degrade: {{signal: [queue]}}}}}}"
     async with Webhook() as webhook, FaultBackend() as one, FaultBackend() as two:
         text = config(webhook.target, backends=[one], fallback=two, policy=policy)
         async with running_gateway(text) as gateway:
@@ -250,8 +260,6 @@ def test_every_condition_has_a_runbook_and_a_time_to_hold() -> None:
 
 
 def test_a_flood_of_alerts_is_one_message_of_bounded_length() -> None:
-    from policies.alerts import Alert, Condition, Message
-
     many = tuple(Alert(Condition(conditions.CIRCUIT_OPEN, str(n)), 0.0, f"circuit {n}") for n in range(256))
     title, body = alerts.words(Message(many, (), ()), 0.0, "host")
     assert title == "Seawall on host: 256 alerts"
