@@ -15,7 +15,6 @@ from aiohttp import web
 
 from gateway.observe import alert_targets, alerts, conditions
 from policies.alerts import Alert, Condition, Message
-from policies.degrade import Level
 from tests.support.fault_backend import FaultBackend
 from tests.support.gateway import RunningGateway, running_gateway
 from tests.support.processes import Process
@@ -144,7 +143,7 @@ async def crash(gateway: RunningGateway, one: FaultBackend, two: FaultBackend) -
 async def degrade(gateway: RunningGateway, one: FaultBackend, two: FaultBackend) -> None:
     degradation = gateway.gateway.runtime.routes.routes[0].degradation
     assert degradation is not None
-    degradation.raise_to(Level.MINIMAL)
+    degradation.update({"queue": 1.0}, time.monotonic())
 
 
 async def until(true: Callable[[], bool]) -> None:
