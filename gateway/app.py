@@ -18,13 +18,15 @@ from aiohttp import web
 from gateway import ops, paths
 from gateway.admin.admin import Admin
 from gateway.admin.state import Workers
-from gateway.config import Config, ConfigError, load_config
+from gateway.config import Config, ConfigError, load_config, load_text
 from gateway.config.base import split_listen
 from gateway.config.diff import diff
+from gateway.config.loader import read
+from gateway.health.checks import workers_check
 from gateway.health.monitor import Monitor
 from gateway.http.connection import ClientConnection
 from gateway.http.message import Request
-from gateway.http.server import Server, ServerLimits
+from gateway.http.server import Give, Server, ServerLimits
 from gateway.identity import correlation_id
 from gateway.observe.alerts import Alerts
 from gateway.observe.conditions import Conditions
@@ -34,7 +36,9 @@ from gateway.observe.metrics import Metrics
 from gateway.observe.request_log import RequestLog
 from gateway.observe.tracing import configure as configure_tracing
 from gateway.pipeline import Pipeline
-from gateway.runtime import build
+from gateway.processes.peers import Alone, Peers
+from gateway.processes.sockets import bind, inherited
+from gateway.runtime import Runtime, build
 from gateway.services import Services
 
 #: Seconds between looks at the configuration file, and at connections to backends that nobody uses.
@@ -44,15 +48,20 @@ WATCH_INTERVAL = 1.0
 class Gateway:
     """One process that serves one configuration at a time."""
 
-    def __init__(self, config: Config, path: Path | None = None) -> None:
+    def __init__(
+        self, config: Config, path: Path | None = None, peers: Peers | None = None, log_lock: int | None = None
+    ) -> None:
+        """`peers` are the other workers where there are several; `log_lock` is the file that their logs lock on."""
         self.loop = asyncio.get_running_loop()
         self.path = path
+        self.peers: Peers = peers or Alone()
         self.draining = False
         self.started = monotonic()
         self._random = random.Random()
         self.metrics = Metrics([route.name for route in config.routes], list(config.backends))
         log = config.observability.log
-        logs = configure(format=log.format, level=log.level, prompts=log.prompts)
+        number = self.peers.number
+        logs = configure(format=log.format, level=log.level, prompts=log.prompts, lock=log_lock, worker=number)
         self.metrics.log_lines_dropped = lambda: logs.dropped
         tracing = configure_tracing(config.observability.otlp, logs.logger)
         if tracing is not None:
@@ -64,7 +73,8 @@ class Gateway:
         self._bind_metrics()
         self.admin = Admin(self)
         conditions = Conditions(self.metrics, self.services.errors)
-        targets = config.alerts.targets
+        # Of several workers one sends: the same alert from each would be noise.
+        targets = config.alerts.targets if self.peers.number in (None, 0) else ()
         self.alerts = Alerts(targets, conditions, lambda: self.runtime, self.services.log, self.services.clock)
         self.metrics.alert_messages = self.alerts.counts
         server = config.server
@@ -85,13 +95,18 @@ class Gateway:
         self._watcher: asyncio.Task[None] | None = None
         self._hurry = asyncio.Event()
 
-    async def start(self, sock: socket.socket) -> None:
-        """Starts serving on a bound socket. Raises OSError when a TLS file cannot be read."""
+    async def start(self, sock: socket.socket, admin_sock: socket.socket | None = None) -> None:
+        """Starts serving on a bound socket. Raises OSError when a TLS file cannot be read.
+
+        `admin_sock` is the operators' listener where another process has opened it.
+        """
         config = self.runtime.config
         await self._ops_runner.setup()
         self._ops = self._ops_runner.server
         admin = config.server.admin
-        if admin.listen is not None:
+        if admin_sock is not None:
+            await web.SockSite(self._ops_runner, admin_sock).start()
+        elif admin.listen is not None:
             host, port = split_listen(admin.listen)
             await web.TCPSite(self._ops_runner, host, port).start()
         await self.monitor.start()
@@ -116,6 +131,25 @@ class Gateway:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._hurry.wait(), delay)
         await self.server.drain(0.0 if self._hurry.is_set() else limit - delay)
+        await self._close()
+
+    async def leave(self, give: Give | None) -> None:
+        """Stops with other workers there to go on: they get new connections, and through `give` the idle ones.
+
+        Without `give` (TLS: a session cannot move) clients are asked to close, in their own time.
+        """
+        if self._watcher is not None:
+            self._watcher.cancel()
+        limit = self.runtime.config.server.drain
+        if give is None:
+            self.server.stop_accepting()
+            self.server.begin_drain(limit)
+        else:
+            self.server.give_away(give)
+        await self.server.drain(0.0 if self._hurry.is_set() else limit)
+        await self._close()
+
+    async def _close(self) -> None:
         await self.monitor.stop()
         await self.admin.close()
         await self.alerts.stop()
@@ -150,18 +184,34 @@ class Gateway:
 
     def take(self, config: Config) -> None:
         """Serves another configuration from now on. Raises OSError when one of its files cannot be read."""
-        before, self.runtime = self.runtime, build(config, self.runtime, self._random)
-        runtime = self.runtime
+        before = self.runtime.config
+        self.swap(self.prepare(config))
+        self.services.log.info("reloaded", changes=diff(before, config))
+
+    def prepare(self, config: Config) -> Runtime:
+        """Builds another configuration beside the one that is served. Raises OSError when a file cannot be read."""
+        return build(config, self.runtime, self._random)
+
+    def swap(self, runtime: Runtime) -> None:
+        """Serves what was prepared; requests under way keep the old one."""
+        before, self.runtime = self.runtime, runtime
+        config = runtime.config
         self.metrics.reload([route.name for route in config.routes], list(config.backends))
         self.pipeline.runtime = runtime
         self._bind_metrics()
         self.monitor.update(runtime)
-        self.alerts.retarget(config.alerts.targets)
+        if self.peers.number in (None, 0):
+            self.alerts.retarget(config.alerts.targets)
         for name, endpoint in before.endpoints.items():
             if runtime.endpoints.get(name) is not endpoint:
                 endpoint.pool.close()
         self.metrics.reloaded(True)
-        self.services.log.info("reloaded", changes=diff(before.config, config))
+
+    def workers_changed(self, serving: int, wanted: int, restarts: int) -> None:
+        """How many worker processes serve, of how many; `restarts` after one has died."""
+        self.metrics.workers = serving
+        self.metrics.worker_restarts = restarts
+        self.monitor.register("workers", workers_check(serving, wanted))
 
     def _bind_metrics(self) -> None:
         for name, endpoint in self.runtime.endpoints.items():
@@ -180,7 +230,9 @@ class Gateway:
             for endpoint in self.runtime.endpoints.values():
                 endpoint.pool.close_unused(now)
             modified = self._modified()
-            if modified is not None and modified != seen and self.runtime.config.server.watch:
+            alone = self.peers.number is None  # of several workers, the parent watches
+            watch = alone and self.runtime.config.server.watch
+            if modified is not None and modified != seen and watch:
                 seen = modified
                 self.reload()
 
@@ -218,14 +270,29 @@ async def serve(
     `workers` gives the snapshots of model servers that this process supervises, for operators to see.
     """
     try:
-        config = load_config(config_path)
+        text = read(config_path)
+        config = load_text(text, str(config_path))
     except ConfigError as error:
         for problem in error.problems:
             print(problem, file=sys.stderr)
         return 2
+    if config.server.workers > 1:
+        from gateway.processes.start import serve_with_workers
+
+        return await serve_with_workers(config_path, text, config, port, on_ready)
+    return await _serve_alone(config_path, config, port, on_ready, workers)
+
+
+async def _serve_alone(
+    config_path: Path,
+    config: Config,
+    port: int | None,
+    on_ready: Callable[[str], None] | None,
+    workers: Workers | None,
+) -> int:
     host, configured = config.server.host, config.server.port
     try:
-        sock = bind(host, configured if port is None else port)
+        sock = inherited() or bind(host, configured if port is None else port)
     except OSError as error:
         print(f"cannot listen on {host}:{configured if port is None else port}: {error.strerror}", file=sys.stderr)
         return 1
@@ -241,8 +308,8 @@ async def serve(
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.put_nowait, number)
     loop.add_signal_handler(signal.SIGHUP, gateway.reload)
-    scheme = "http" if config.server.tls is None else "https"
-    url = f"{scheme}://{host}:{sock.getsockname()[1]}"
+    loop.add_signal_handler(signal.SIGUSR2, lambda: gateway.services.log.warning("no_rolling_restart", workers=1))
+    url = url_of(config, sock)
     gateway.services.log.info("listening", url=url, backends=list(config.backends))
     if on_ready is not None:
         on_ready(url)
@@ -256,17 +323,11 @@ async def serve(
     return 0
 
 
-def bind(host: str, port: int) -> socket.socket:
-    """A listening-ready TCP socket. Raises OSError."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    sock = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        sock.bind((host, port))
-    except OSError:
-        sock.close()
-        raise
-    return sock
+def url_of(config: Config, sock: socket.socket) -> str:
+    """Where clients find the listener."""
+    scheme = "http" if config.server.tls is None else "https"
+    host = f"[{config.server.host}]" if ":" in config.server.host else config.server.host
+    return f"{scheme}://{host}:{sock.getsockname()[1]}"
 
 
 def run(config_path: Path, port: int | None) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -16,8 +15,12 @@ from gateway.errors.render import iso_timestamp, render, rendering_for
 from gateway.errors.taxonomy import GatewayError
 from gateway.http.message import HOP_BY_HOP, Request
 from gateway.identity import correlation_id as identify
+from gateway.observe.error_stats import report_of
+from gateway.observe.exposition import expose, merge
 from gateway.openapi import document
 from gateway.paths import HEALTH_PATHS
+from gateway.processes import answers
+from gateway.processes.merge import merge_endpoints
 from policies.degrade import Level
 from policies.outcome import ErrorKind
 
@@ -114,22 +117,26 @@ class _Views:
         return _json(report, 503 if report["overall_status"] == "critical" else 200)
 
     async def metrics(self, request: web.Request) -> web.Response:
-        content_type, body = self._gateway.metrics.text(request.headers.get("Accept"))
+        """The numbers of all workers, added up."""
+        gateway = self._gateway
+        own = gateway.metrics.snapshot()
+        others = await gateway.peers.ask("metrics", own=own)
+        content_type, body = expose(merge((own, *others)), request.headers.get("Accept"))
         return web.Response(body=body, headers={"Content-Type": content_type})
 
     async def status(self, request: web.Request) -> web.Response:
         gateway = self._gateway
         clock = gateway.services.clock()
-        now = monotonic()
+        workers = [answers.status(gateway), *await gateway.peers.ask("status")]
         return _json(
             {
                 "version": __version__,
-                "uptime_seconds": round(now - gateway.started, 3),
+                "uptime_seconds": max(one["uptime_seconds"] for one in workers),
                 "timestamp": iso_timestamp(clock),
                 "draining": gateway.draining,
                 "health": await gateway.monitor.report(),
-                "errors": gateway.services.errors.report(clock),
-                "endpoints": {name: e.snapshot(now) for name, e in gateway.runtime.endpoints.items()},
+                "errors": await self._errors(clock),
+                "endpoints": merge_endpoints(workers),
                 "routes": [
                     {
                         "name": route.name,
@@ -140,23 +147,28 @@ class _Views:
                     }
                     for route in gateway.runtime.routes.routes
                 ],
-                "requests_in_flight": gateway.services.in_flight,
-                "connections": gateway.server.connections,
+                "requests_in_flight": sum(one["requests_in_flight"] for one in workers),
+                "connections": sum(one["connections"] for one in workers),
+                "workers": sorted((_worker(one) for one in workers), key=lambda one: one["pid"]),
             }
         )
 
     async def errors(self, request: web.Request) -> web.Response:
-        services = self._gateway.services
-        return _json(services.errors.report(services.clock()))
+        return _json(await self._errors(self._gateway.services.clock()))
+
+    async def _errors(self, now: float) -> dict[str, Any]:
+        return report_of([answers.errors(self._gateway), *await self._gateway.peers.ask("errors")], now)
 
     async def request(self, request: web.Request) -> web.Response:
-        """The stories of a recent request, newest first."""
+        """The stories of a recent request, newest first, whichever worker has answered it."""
         wanted = request.match_info["correlation_id"]
-        stories = self._gateway.services.requests.find(wanted)
+        others = await self._gateway.peers.ask("stories", correlation_id=wanted)
+        stories = [*answers.stories(self._gateway, wanted), *(story for found in others for story in found)]
         if not stories:
             message = "No recent request has this correlation ID. Only the latest are kept."
             raise GatewayError(ErrorKind.INVALID_INPUT, message, status=404, code="unknown_request")
-        return _json({**stories[0].to_dict(), "earlier": [story.to_dict() for story in stories[1:]]})
+        stories.sort(key=lambda story: story["timestamp"], reverse=True)
+        return _json({**stories[0], "earlier": stories[1:]})
 
     async def openapi(self, request: web.Request) -> web.Response:
         return _json(document())
@@ -166,6 +178,10 @@ def _authorise(gateway: Gateway, request: web.Request) -> None:
     """Lets operators in: with the key, or from this machine. Raises GatewayError."""
     if request.path not in _OPEN:
         access.may_read(request.headers, request.remote, gateway.runtime.config.server.admin.key)
+
+
+def _worker(status: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in status.items() if name != "endpoints"}
 
 
 def _json(value: Any, status: int = 200) -> web.Response:

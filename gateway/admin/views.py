@@ -93,6 +93,7 @@ class _Views:
         gateway, backend = self._gateway, request.match_info["name"]
         actor, body = await self._let_in(request, verb.value, backend)
         done = perform(gateway.runtime.endpoints, verb, backend, monotonic())
+        await gateway.peers.ask("act", verb=verb.value, backend=backend)
         outcome = "done" if done["changed"] else "unchanged"
         gateway.admin.audit.record(
             actor, verb.value, backend, outcome, reason=body.get("reason", ""), correlation_id=_correlation(request)
@@ -117,7 +118,8 @@ class _Views:
         elif wanted is not None and wanted != shown.revision:
             problem = "The file has changed since it was shown; nothing was changed. Look at it again."
         else:
-            problem = apply(config, gateway.take)
+            elsewhere = await gateway.peers.reload()
+            problem = apply(config, gateway.take) if elsewhere is None else "; ".join(elsewhere) or None
         gateway.admin.audit.record(
             actor,
             "reload",

@@ -211,3 +211,13 @@ def gpu_check(latest: Callable[[], Resources | None]) -> Check:
 
 def _size(count: int) -> str:
     return f"{count / 2**30:.1f} GiB"
+
+
+def workers_check(serving: int, wanted: int) -> Check:
+    """Degraded while worker processes are missing: the others serve on."""
+
+    def check() -> CheckResult:
+        status = Status.HEALTHY if serving >= wanted else Status.DEGRADED
+        return CheckResult(status, f"{serving} of {wanted} serve", {"serving": serving, "wanted": wanted})
+
+    return check

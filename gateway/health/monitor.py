@@ -7,7 +7,15 @@ from time import monotonic
 from typing import Any
 
 from gateway.endpoint import Endpoint, Service
-from gateway.health.checks import EndpointHealth, HealthChecks, backends_check, disk_check, gpu_check, memory_check
+from gateway.health.checks import (
+    Check,
+    EndpointHealth,
+    HealthChecks,
+    backends_check,
+    disk_check,
+    gpu_check,
+    memory_check,
+)
 from gateway.health.pressure import pressures
 from gateway.health.prober import Prober, ProbeResult, ProbeTarget
 from gateway.health.resources import Resources, ResourceSampler
@@ -65,6 +73,11 @@ class Monitor:
     def resources(self) -> Resources | None:
         """The latest sample of this machine; None before the first."""
         return self._sampler.latest
+
+    def register(self, name: str, check: Check) -> None:
+        """Adds a check, or replaces the one of this name."""
+        self._checks.register(name, check)
+        self._checks.expire()
 
     async def report(self) -> dict[str, Any]:
         """The body of `GET /health`."""

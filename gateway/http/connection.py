@@ -334,6 +334,16 @@ class ClientConnection(asyncio.Protocol):
         if self.idle:
             self.deadline = min(self.deadline, deadline)
 
+    def give_away(self, give: Callable[[int], bool]) -> None:
+        """Lets go of an idle connection without closing it, if what was written on it is out and `give` takes it."""
+        if self.disconnected or self._transport.get_write_buffer_size() > 0:
+            return
+        self._transport.pause_reading()  # from here on, what comes stays in the kernel
+        if give(self._transport.get_extra_info("socket").fileno()):
+            self._transport.abort()  # closes our descriptor of it only
+        else:
+            self._transport.resume_reading()
+
     def cut(self) -> None:
         """Stops the work on a request; its handler says so to the client."""
         if self._task is None or self._task.done():

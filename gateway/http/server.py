@@ -23,6 +23,8 @@ _LAST_WORDS = 1.0
 Handler = Callable[[Request, ClientConnection], Coroutine[Any, Any, None]]
 Refuser = Callable[[Request, ClientConnection, ErrorKind, str, int | None], None]
 TakeOver = Callable[[ClientConnection, Request], bool]
+#: Gives a copy of a connection's descriptor to another process; whether that was possible.
+Give = Callable[[int], bool]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,23 +56,43 @@ class Server:
         self.take_over = take_over
         self._connections: set[ClientConnection] = set()
         self._buffered = 0
-        self._server: asyncio.Server | None = None
+        self._servers: list[asyncio.Server] = []
+        self._tls: ssl.SSLContext | None = None
+        self._give: Give | None = None
         self._sweep: asyncio.TimerHandle | None = None
         self._draining = False
+        self._adopting: set[asyncio.Task[None]] = set()
         self._empty = asyncio.Event()
         self.idle_timeout = limits.idle_timeout
 
     async def listen(self, sock: socket.socket, tls: ssl.SSLContext | None = None) -> None:
         """Starts accepting on a bound socket."""
-        self._server = await self.loop.create_server(lambda: ClientConnection(self), sock=sock, ssl=tls, backlog=1024)
+        self._tls = tls
+        await self.also_listen(sock)
         self._sweep = self.loop.call_later(SWEEP_INTERVAL, self._close_silent)
+
+    async def also_listen(self, sock: socket.socket) -> asyncio.Server:
+        """Accepts on one more socket; close what it gives to end that."""
+        server = await self.loop.create_server(lambda: ClientConnection(self), sock=sock, ssl=self._tls, backlog=1024)
+        self._servers.append(server)
+        return server
+
+    def adopt(self, sock: socket.socket) -> None:
+        """Takes over a connection that another process has accepted."""
+        task = self.loop.create_task(self._connect(sock))
+        self._adopting.add(task)
+        task.add_done_callback(self._adopting.discard)
+
+    async def _connect(self, sock: socket.socket) -> None:
+        with contextlib.suppress(OSError):  # its client has left
+            await self.loop.connect_accepted_socket(lambda: ClientConnection(self), sock)
 
     def opened(self, connection: ClientConnection) -> bool:
         """Counts a connection; False when there are too many, and it must be closed."""
         if len(self._connections) >= self.limits.max_connections:
             return False
         self._connections.add(connection)
-        if self._draining:
+        if self._draining and self._give is None:
             connection.drain(self.loop.time() + self.idle_timeout)
         return True
 
@@ -117,8 +139,20 @@ class Server:
 
     def stop_accepting(self) -> None:
         """Closes the listener; connections stay."""
-        if self._server is not None:
-            self._server.close()
+        for server in self._servers:
+            server.close()
+
+    def give_away(self, give: Give) -> None:
+        """Stops accepting and gives every connection to another process as soon as it is idle."""
+        self.stop_accepting()
+        self._give = give
+        self._draining = True
+        self._close_silent()
+
+    def keep_none(self) -> None:
+        """Nobody is there to take connections any more: they end here."""
+        self._give = None
+        self.begin_drain(0.0)
 
     async def drain(self, timeout: float) -> None:
         """Stops accepting, waits for at most `timeout` seconds until all clients have gone, then cuts off what is left:
@@ -147,8 +181,7 @@ class Server:
         """Closes everything now."""
         if self._sweep is not None:
             self._sweep.cancel()
-        if self._server is not None:
-            self._server.close()
+        self.stop_accepting()
         for connection in list(self._connections):
             connection.abort()
 
@@ -158,4 +191,7 @@ class Server:
         now = self.loop.time()
         for connection in [connection for connection in self._connections if connection.deadline <= now]:
             connection.expire()
+        if self._give is not None:
+            for connection in [connection for connection in self._connections if connection.idle]:
+                connection.give_away(self._give)
         self._sweep = self.loop.call_later(DRAIN_INTERVAL if self._draining else SWEEP_INTERVAL, self._close_silent)

@@ -6,7 +6,7 @@ Counts stand in a ring of five-second slots that covers one hour, so memory is b
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from gateway.errors.render import iso_timestamp
@@ -104,52 +104,81 @@ class ErrorStats:
         pattern = error, operation_for(path)
         self._patterns[pattern] = self._patterns.get(pattern, (0, 0.0))[0] + 1, now
 
+    def counts(self, now: float) -> dict[str, Any]:
+        """The numbers behind a report, as JSON values; those of several processes make one with `report_of`."""
+        return {
+            "started": self._started,
+            "requests": self._requests.last(_HOUR, now),
+            "minute": {kind.value: hour.last(_MINUTE, now) for kind, hour in self._by_kind.items()},
+            "hour": {kind.value: hour.last(_HOUR, now) for kind, hour in self._by_kind.items()},
+            "totals": {kind.value: count for kind, count in self._totals.items()},
+            "patterns": [
+                [f"{kind.value}:{operation}", count, seen]
+                for (kind, operation), (count, seen) in self._patterns.items()
+            ],
+        }
+
     def report(self, now: float | None = None) -> dict[str, Any]:
         """Totals are since the start. `error_rate_per_minute` is the last minute's, `error_rate_per_hour` the last
         hour's, `error_rate` the share (0 to 1) of the last hour's requests."""
         now = self._clock() if now is None else now
-        minute = {kind: hour.last(_MINUTE, now) for kind, hour in self._by_kind.items()}
-        hourly = {kind: hour.last(_HOUR, now) for kind, hour in self._by_kind.items()}
-        in_minute, in_hour = sum(minute.values()), sum(hourly.values())
-        requests = self._requests.last(_HOUR, now)
-        return {
-            "total_errors": sum(self._totals.values()),
-            "errors_last_minute": in_minute,
-            "errors_last_hour": in_hour,
-            "requests_last_hour": requests,
-            "error_rate_per_minute": float(in_minute),
-            "error_rate_per_hour": float(in_hour),
-            "error_rate": round(in_hour / requests, 6) if requests else 0.0,
-            "by_type": {kind.value: count for kind, count in _largest(self._totals)},
-            "top_patterns": self._top_patterns(),
-            "spikes": self._spikes(minute, hourly, now),
-            "timestamp": iso_timestamp(now),
-        }
-
-    def _top_patterns(self) -> list[dict[str, Any]]:
-        top = sorted(self._patterns.items(), key=lambda entry: entry[1], reverse=True)[:_TOP]
-        return [
-            {"pattern": f"{kind.value}:{operation}", "count": count, "last_seen": iso_timestamp(seen)}
-            for (kind, operation), (count, seen) in top
-        ]
-
-    def _spikes(self, minute: dict[ErrorKind, int], hourly: dict[ErrorKind, int], now: float) -> list[dict[str, Any]]:
-        """The kinds whose last minute stands out from the rest of the hour, or of the time since the start."""
-        minutes = min(max((now - self._started) / 60 - 1, 1.0), 59.0)
-        spikes = []
-        for kind, count in _largest(minute):
-            average = (hourly[kind] - count) / minutes
-            if count >= SPIKE_FLOOR and count >= SPIKE_FACTOR * average:
-                spikes.append(
-                    {
-                        "error_type": kind.value,
-                        "errors_last_minute": count,
-                        "average_per_minute": round(average, 3),
-                        "factor": round(count / average, 1) if average else None,
-                    }
-                )
-        return spikes
+        return report_of([self.counts(now)], now)
 
 
-def _largest(counts: dict[ErrorKind, int]) -> list[tuple[ErrorKind, int]]:
+def report_of(counts: Sequence[Mapping[str, Any]], now: float) -> dict[str, Any]:
+    """The report on one or more processes' counts, as in `ErrorStats.report`."""
+    minute, hourly, totals = (_sum(one[name] for one in counts) for name in ("minute", "hour", "totals"))
+    in_minute, in_hour = sum(minute.values()), sum(hourly.values())
+    requests = sum(one["requests"] for one in counts)
+    return {
+        "total_errors": sum(totals.values()),
+        "errors_last_minute": in_minute,
+        "errors_last_hour": in_hour,
+        "requests_last_hour": requests,
+        "error_rate_per_minute": float(in_minute),
+        "error_rate_per_hour": float(in_hour),
+        "error_rate": round(in_hour / requests, 6) if requests else 0.0,
+        "by_type": dict(_largest(totals)),
+        "top_patterns": _top_patterns(pattern for one in counts for pattern in one["patterns"]),
+        "spikes": _spikes(minute, hourly, now - min(one["started"] for one in counts)),
+        "timestamp": iso_timestamp(now),
+    }
+
+
+def _sum(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
+    total: dict[str, int] = {}
+    for one in counts:
+        for kind, count in one.items():
+            total[kind] = total.get(kind, 0) + count
+    return total
+
+
+def _top_patterns(patterns: Iterable[Sequence[Any]]) -> list[dict[str, Any]]:
+    known: dict[str, tuple[int, float]] = {}
+    for pattern, count, seen in patterns:
+        before = known.get(pattern, (0, 0.0))
+        known[pattern] = before[0] + count, max(before[1], seen)
+    top = sorted(known.items(), key=lambda entry: entry[1], reverse=True)[:_TOP]
+    return [{"pattern": pattern, "count": count, "last_seen": iso_timestamp(seen)} for pattern, (count, seen) in top]
+
+
+def _spikes(minute: dict[str, int], hourly: dict[str, int], age: float) -> list[dict[str, Any]]:
+    """The kinds whose last minute stands out from the rest of the hour, or of the `age` (seconds) since the start."""
+    minutes = min(max(age / 60 - 1, 1.0), 59.0)
+    spikes = []
+    for kind, count in _largest(minute):
+        average = (hourly[kind] - count) / minutes
+        if count >= SPIKE_FLOOR and count >= SPIKE_FACTOR * average:
+            spikes.append(
+                {
+                    "error_type": kind,
+                    "errors_last_minute": count,
+                    "average_per_minute": round(average, 3),
+                    "factor": round(count / average, 1) if average else None,
+                }
+            )
+    return spikes
+
+
+def _largest(counts: Mapping[str, int]) -> list[tuple[str, int]]:
     return sorted(counts.items(), key=lambda entry: entry[1], reverse=True)

@@ -186,7 +186,13 @@ _FAMILIES = (
     Family("seawall_endpoint_probe_duration_seconds", "gauge", "How long the latest probe took.", _BACKEND, across=max),
     Family("seawall_http_responses_total", "counter", "Answers sent to clients, by HTTP status.", ("code",)),
     Family("seawall_log_lines_dropped_total", "counter", "Log lines lost because their reader was too slow."),
-    Family("seawall_reloads_total", "counter", "Changed configurations that were taken or refused.", ("result",)),
+    Family(
+        "seawall_reloads_total",
+        "counter",
+        "Changed configurations that were taken or refused.",
+        ("result",),
+        across=max,
+    ),
     Family(
         "seawall_last_reload_successful",
         "gauge",
@@ -205,6 +211,8 @@ _FAMILIES = (
         "Spans by what became of them: exported, dropped (the queue was full) or failed (the collector was away).",
         ("result",),
     ),
+    Family("seawall_workers", "gauge", "Worker processes that serve.", across=max),
+    Family("seawall_worker_restarts_total", "counter", "Worker processes started again after one died.", across=max),
     Family("seawall_build_info", "gauge", "Always 1; the version is in the label.", ("version",), across=max),
     Family("seawall_start_time_seconds", "gauge", "When Seawall started, in seconds since the epoch.", across=min),
     Family("process_cpu_seconds_total", "counter", "CPU time spent, user and system."),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import select
 import threading
@@ -16,12 +17,22 @@ class LineWriter:
     """Collects lines and has a thread write them in batches: when 64 KiB have come, or `interval` s after the first.
 
     A reader that is slow or stuck costs lines, never time: above `max_pending` bytes they are dropped and counted.
-    May be used from several threads. Call `close` to have the rest written.
+    May be used from several threads. Call `close` to have the rest written. Where several processes write to one pipe,
+    each locks the file `lock` meanwhile, as the kernel would mix lines of more than a page.
     """
 
-    def __init__(self, fd: int, *, interval: float = 0.2, batch: int = BATCH, max_pending: int = MAX_PENDING) -> None:
+    def __init__(
+        self,
+        fd: int,
+        *,
+        interval: float = 0.2,
+        batch: int = BATCH,
+        max_pending: int = MAX_PENDING,
+        lock: int | None = None,
+    ) -> None:
         self.dropped = 0
         self._fd = fd
+        self._between = lock
         self._interval = interval
         self._batch = batch
         self._max_pending = max_pending
@@ -83,7 +94,13 @@ class LineWriter:
     def _write_out(self, lines: list[bytes]) -> None:
         data = b"".join(lines)
         try:
-            _write_all(self._fd, data)
+            if self._between is not None:
+                fcntl.lockf(self._between, fcntl.LOCK_EX)
+            try:
+                _write_all(self._fd, data)
+            finally:
+                if self._between is not None:
+                    fcntl.lockf(self._between, fcntl.LOCK_UN)
         except OSError:  # nobody reads any more
             with self._lock:
                 self._broken = True

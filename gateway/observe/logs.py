@@ -79,11 +79,21 @@ class RequestRecord(TypedDict, total=False):
 class Logs:
     """The process's log. `logger` is a structlog logger; `close` writes what is left and undoes the set-up."""
 
-    def __init__(self, writer: LineWriter, *, console: bool, level: str, prompts: bool, colours: bool = False) -> None:
+    def __init__(
+        self,
+        writer: LineWriter,
+        *,
+        console: bool,
+        level: str,
+        prompts: bool,
+        colours: bool = False,
+        worker: int | None = None,
+    ) -> None:
         self.logger: Any = structlog.get_logger()
         self._writer = writer
         self._level = LEVELS[level]
         self._prompts = prompts
+        self._own: dict[str, Any] = {} if worker is None else {"worker": worker}
         self._render: Callable[[Mapping[str, Any]], bytes] = _Console(colours) if console else _json
 
     @property
@@ -97,13 +107,13 @@ class Logs:
         if LEVELS[level] >= self._level:
             # What a client wrote; the other fields come from the configuration and from here.
             foreign = f"{record.get('correlation_id')} {record.get('path')} {record.get('model')}"
-            event = {"timestamp": datetime.now(UTC), "level": level, "event": "request", **record}
+            event = {"timestamp": datetime.now(UTC), "level": level, "event": "request", **record, **self._own}
             self._write(event, suspect=might_hold_secret(foreign))
 
     def log_event(self, event: MutableMapping[str, Any]) -> None:
         """Writes an event of structlog's or the standard library's, without secrets and prompts."""
         shown = redact(event, prompts=self._prompts)
-        self._write({"timestamp": None} | shown | {"timestamp": datetime.now(UTC)})
+        self._write({"timestamp": None} | self._own | shown | {"timestamp": datetime.now(UTC)})
 
     def flush(self) -> None:
         """Waits (two seconds at most) until everything is written."""
@@ -129,16 +139,26 @@ class Logs:
         self._writer.write(redact_line(line) if suspect else line)
 
 
-def configure(*, format: Format = "auto", level: str = "info", prompts: bool = False, fd: int | None = None) -> Logs:
+def configure(
+    *,
+    format: Format = "auto",
+    level: str = "info",
+    prompts: bool = False,
+    fd: int | None = None,
+    lock: int | None = None,
+    worker: int | None = None,
+) -> Logs:
     """Sets up logging for the process, after any fork (a thread writes the lines).
 
     `format` auto is console on a terminal and JSON elsewhere; `prompts` lets texts of users and models through; `fd`
-    defaults to standard output's. Raises KeyError for an unknown level.
+    defaults to standard output's. Several processes that write there name one `lock` file, and each is a `worker` whose
+    number stands in its lines. Raises KeyError for an unknown level.
     """
     descriptor = sys.stdout.fileno() if fd is None else fd
     terminal = os.isatty(descriptor)
     console = format == "console" or (format == "auto" and terminal)
-    logs = Logs(LineWriter(descriptor), console=console, level=level, prompts=prompts, colours=terminal)
+    writer = LineWriter(descriptor, lock=lock)
+    logs = Logs(writer, console=console, level=level, prompts=prompts, colours=terminal, worker=worker)
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,

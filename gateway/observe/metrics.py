@@ -308,6 +308,8 @@ class Metrics:
     def __init__(self, routes: Sequence[str], endpoints: Sequence[str], *, start_time: float | None = None) -> None:
         self.log_lines_dropped: Callable[[], int] = int
         self.last_reload_successful = True
+        self.workers = 1
+        self.worker_restarts = 0
         self.reloads = dict.fromkeys(("taken", "refused"), 0)
         self.alert_messages: Mapping[str, int] = dict.fromkeys(ALERT_RESULTS, 0)
         self.trace_spans: Mapping[str, int] = dict.fromkeys(TRACE_RESULTS, 0)
@@ -391,6 +393,8 @@ class Metrics:
             yield "seawall_alert_messages_total", (result,), count
         for result, count in self.trace_spans.items():
             yield "seawall_trace_spans_total", (result,), count
+        yield "seawall_workers", (), self.workers
+        yield "seawall_worker_restarts_total", (), self.worker_restarts
         yield "seawall_build_info", (__version__,), 1
         yield "seawall_start_time_seconds", (), self._start_time
         for metric in self._process.collect():

@@ -62,9 +62,17 @@ class Process:
     process alone, for tests of what becomes of its children.
     """
 
-    def __init__(self, argv: Sequence[str], *, env: Mapping[str, str] | None = None, cwd: Path = ROOT) -> None:
+    def __init__(
+        self,
+        argv: Sequence[str],
+        *,
+        env: Mapping[str, str] | None = None,
+        cwd: Path = ROOT,
+        close_fds: bool = True,
+    ) -> None:
         self.argv = list(argv)
         self._lines: deque[str] = deque(maxlen=_LINES_KEPT)
+        self._events: deque[str] = deque(maxlen=_LINES_KEPT)
         self._popen = subprocess.Popen(
             self.argv,
             stdin=subprocess.DEVNULL,
@@ -75,6 +83,7 @@ class Process:
             text=True,
             errors="replace",
             start_new_session=True,
+            close_fds=close_fds,
         )
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
@@ -111,6 +120,10 @@ class Process:
         if not found:
             raise ProcessFailedError(f"ended with {self.returncode} and never said {text!r}:\n{self.output}")
         return found[0]
+
+    def wait_for_count(self, text: str, count: int, timeout: float = 20.0) -> None:
+        """Returns as soon as `count` lines with `text` have been said since the start. Raises ProcessFailedError."""
+        self._wait(lambda: self._counted(text) >= count, f"{count} lines with {text!r}", timeout)
 
     def wait_ready(self, url: str, timeout: float = 20.0) -> None:
         """Returns as soon as a GET of `url` gives 200. Raises ProcessFailedError with the output."""
@@ -167,6 +180,9 @@ class Process:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def _counted(self, text: str) -> int:
+        return sum(text in line for line in self._events.copy())
+
     def _wait(self, condition: Any, what: str, timeout: float) -> None:
         try:
             wait_until(condition, timeout, what)
@@ -178,6 +194,8 @@ class Process:
         with contextlib.suppress(ValueError):  # closed under us
             for line in self._popen.stdout:
                 self._lines.append(line.rstrip("\n"))
+                if '"event":"request"' not in line:  # the few that are waited for; requests' lines would push them out
+                    self._events.append(line)
 
 
 def status_of(url: str, timeout: float = 2.0) -> int | None:
