@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from gateway import __version__
+from gateway import __version__, cli_operate
 from gateway.cli_workers import worker
 
 app = typer.Typer(
@@ -20,6 +20,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+cli_operate.register(app)
 app.add_typer(worker, name="worker")
 imports = typer.Typer(help="Turn another gateway's configuration into a gateway.yaml.", no_args_is_help=True)
 app.add_typer(imports, name="import")

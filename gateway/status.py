@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import time
-import urllib.error
-import urllib.request
 from typing import Any
-from urllib.parse import urlsplit
 
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
+
+from gateway.operator_client import CannotRead, get
 
 _INTERVAL = 1.0
 _COLOURS = {"healthy": "green", "degraded": "yellow", "critical": "red", "closed": "green", "half_open": "yellow"}
@@ -22,39 +20,17 @@ def show(url: str, key: str | None, watch: bool) -> int:
     console = Console()
     try:
         if not watch:
-            console.print(_table(_fetch(url, key)))
+            console.print(_table(get(url, "/status", key)))
             return 0
-        with Live(_table(_fetch(url, key)), console=console) as live:
+        with Live(_table(get(url, "/status", key)), console=console) as live:
             while True:
                 time.sleep(_INTERVAL)
-                live.update(_table(_fetch(url, key)))
+                live.update(_table(get(url, "/status", key)))
     except KeyboardInterrupt:
         return 0
-    except (OSError, ValueError) as error:
-        console.print(f"cannot read the status of {url}: {_reason(error)}", style="red")
+    except CannotRead as error:
+        console.print(f"cannot read the status of {url}: {error}", style="red")
         return 1
-
-
-def _fetch(url: str, key: str | None) -> dict[str, Any]:
-    if urlsplit(url).scheme not in ("http", "https"):
-        raise ValueError("the address must begin with http:// or https://")
-    request = urllib.request.Request(url.rstrip("/") + "/status")  # noqa: S310 - the scheme is checked above
-    if key is not None:
-        request.add_header("Authorization", f"Bearer {key}")
-    with urllib.request.urlopen(request, timeout=5) as answer:  # noqa: S310
-        found: dict[str, Any] = json.load(answer)
-        return found
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, urllib.error.HTTPError):
-        try:
-            return str(json.load(error)["error"]["message"])
-        except (ValueError, KeyError, TypeError):
-            return f"HTTP {error.code}"
-    if isinstance(error, urllib.error.URLError):
-        return str(error.reason)
-    return str(error)
 
 
 def _table(status: dict[str, Any]) -> Table:
@@ -77,7 +53,9 @@ def _table(status: dict[str, Any]) -> Table:
         table.add_row(
             name,
             endpoint["kind"],
-            f"[{healthy}]{endpoint['state']}[/]",
+            f"[{healthy}]{endpoint['state']}[/]"
+            if endpoint["service"] == "active"
+            else f"[yellow]{endpoint['service']}[/]",
             f"[{_COLOURS.get(breaker, 'red')}]{breaker}[/]",
             str(endpoint["in_flight"]),
             f"{endpoint['waiting']:g}",

@@ -1,0 +1,50 @@
+"""A running gateway's operators' endpoints, for the command line."""
+
+from __future__ import annotations
+
+import json
+import urllib.error
+import urllib.request
+from typing import Any
+from urllib.parse import urlsplit
+
+_TIMEOUT = 5.0
+
+
+class CannotRead(Exception):  # noqa: N818 - it says what cannot be done
+    """The gateway can't be asked; the message says why."""
+
+
+def get(url: str, path: str, key: str | None = None) -> dict[str, Any]:
+    """The JSON object at a path of the gateway at `url`. Raises CannotRead."""
+    if urlsplit(url).scheme not in ("http", "https"):
+        raise CannotRead("the address must begin with http:// or https://")
+    request = urllib.request.Request(url.rstrip("/") + path)  # noqa: S310 - the scheme is checked above
+    if key is not None:
+        request.add_header("Authorization", f"Bearer {key}")
+    try:
+        with urllib.request.urlopen(request, timeout=_TIMEOUT) as answer:  # noqa: S310
+            found = json.load(answer)
+    except (OSError, ValueError) as error:
+        raise CannotRead(_reason(error)) from None
+    if not isinstance(found, dict):
+        raise CannotRead("what answers there is no Seawall")
+    return found
+
+
+def printable(text: object) -> str:
+    """A text without what drives terminals: clients choose models' names and IDs."""
+    return "".join(c if c.isprintable() else "?" for c in str(text))
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, urllib.error.HTTPError):
+        try:
+            return str(json.load(error)["error"]["message"])
+        except (ValueError, KeyError, TypeError):
+            return f"HTTP {error.code}"
+    if isinstance(error, urllib.error.URLError):
+        return str(error.reason)
+    if isinstance(error, ValueError):
+        return "what answers there is no Seawall"
+    return str(error)
