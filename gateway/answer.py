@@ -73,5 +73,8 @@ def attempt_lines(ctx: RequestContext, now: float) -> bytes:
 
 def answer_lines(ctx: RequestContext, head: UpstreamHead, candidate_lines: bytes, now: float) -> bytes:
     """All header lines of a proxied answer but its framing."""
-    own = b"".join([b"%b: %b\r\n" % item for item in head.headers if item[0] not in _DROPPED])
+    dropped = _DROPPED
+    if head.connection and head.connection.lower() not in (b"keep-alive", b"close"):
+        dropped = dropped | {token.strip().lower() for token in head.connection.split(b",")}
+    own = b"".join([b"%b: %b\r\n" % item for item in head.headers if item[0] not in dropped])
     return own + identity_lines(ctx.correlation_id) + candidate_lines + attempt_lines(ctx, now)

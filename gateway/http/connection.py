@@ -275,9 +275,9 @@ class ClientConnection(asyncio.Protocol):
         self._head_sent = True
         self.bytes_out = len(body)
         sent = b"" if self._active.method == "HEAD" else body
+        length = b"" if status == 204 else b"content-length: %d\r\n" % len(body)  # RFC 9110, 8.6
         self._transport.write(
-            b"%b%b%bcontent-length: %d\r\n\r\n%b"
-            % (status_line(status), headers, self._connection_header(), len(body), sent)
+            b"%b%b%b%b\r\n%b" % (status_line(status), headers, self._connection_header(), length, sent)
         )
         self._finish()
 

@@ -73,7 +73,10 @@ class Server:
 
     async def also_listen(self, sock: socket.socket) -> asyncio.Server:
         """Accepts on one more socket; close what it gives to end that."""
-        server = await self.loop.create_server(lambda: ClientConnection(self), sock=sock, ssl=self._tls, backlog=1024)
+        patience = self.limits.header_timeout if self._tls is not None else None
+        server = await self.loop.create_server(
+            lambda: ClientConnection(self), sock=sock, ssl=self._tls, backlog=1024, ssl_handshake_timeout=patience
+        )
         self._servers.append(server)
         return server
 

@@ -15,6 +15,7 @@ import orjson
 #: A frame longer than this is not a model's output; its stream counts as broken.
 MAX_FRAME = 1024 * 1024
 _ENDS = (b"\n\n", b"\r\n\r\n", b"\r\r")
+_LONGEST_END = max(map(len, _ENDS))
 
 
 class FrameTooLargeError(Exception):
@@ -27,28 +28,36 @@ class FrameScanner:
     __slots__ = ("_rest",)
 
     def __init__(self) -> None:
-        self._rest = b""
+        self._rest = bytearray()
 
     def feed(self, data: bytes) -> bytes:
         """Takes bytes as they came, returns those up to the last frame end (possibly none, possibly many frames).
 
         Raises FrameTooLargeError.
         """
-        if self._rest:
-            data = self._rest + data
-            self._rest = b""
+        rest = self._rest
+        if rest:
+            # Only where new bytes are can there be a new end: a frame in small pieces must not be searched for each.
+            new = max(0, len(rest) - _LONGEST_END + 1)
+            rest += data
+            if not any(rest.find(end, new) >= 0 for end in _ENDS):
+                if len(rest) > MAX_FRAME:
+                    raise FrameTooLargeError
+                return b""
+            data = bytes(rest)
+            rest.clear()
         if data.endswith(b"\n\n"):
             return data
         cut = max(data.rfind(end) + len(end) if end in data else 0 for end in _ENDS)
         if len(data) - cut > MAX_FRAME:
             raise FrameTooLargeError
-        self._rest = data[cut:]
+        rest += data[cut:]
         return data[:cut]
 
     @property
     def rest(self) -> bytes:
         """Bytes of a frame whose end has not come."""
-        return self._rest
+        return bytes(self._rest)
 
 
 def split(frames: bytes) -> Iterator[bytes]:

@@ -27,11 +27,12 @@ class Break(Enum):
 class UpstreamHead:
     """The head of a backend's answer; header names in lower case, in order, values as they came."""
 
-    __slots__ = ("content_length", "content_type", "encoded", "headers", "status")
+    __slots__ = ("connection", "content_length", "content_type", "encoded", "headers", "status")
 
     def __init__(self) -> None:
         self.status = 0
         self.headers: list[tuple[bytes, bytes]] = []
+        self.connection = b""
         self.content_type = b""
         self.content_length: int | None = None
         self.encoded = False
@@ -158,7 +159,13 @@ class UpstreamConnection(asyncio.Protocol):
         parts = self._parts
         if parts:
             self._parts = []
+            self._head_size = 0
             sink.on_data(parts[0] if len(parts) == 1 else b"".join(parts))
+        elif not self._complete:  # chunk extensions or trailers, and nothing but them
+            self._head_size += len(data)
+            if self._head_size > MAX_HEAD:
+                self._broken(Break.GARBAGE, "chunked framing without end")
+                return
         if self._complete:
             self._end()
 
@@ -167,11 +174,13 @@ class UpstreamConnection(asyncio.Protocol):
             raise ValueError("an answer to no request")
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        name = name.lower()
         head = self._head
         self._head_size += len(name) + len(value)
         if self._head_size > MAX_HEAD:
             raise ValueError("the head of the answer is too large")
+        if head.status:
+            return  # a trailer: what comes behind the body must not change the head
+        name = name.lower()
         head.headers.append((name, value))
         if name == b"content-type":
             head.content_type = value.strip().lower()
@@ -179,6 +188,10 @@ class UpstreamConnection(asyncio.Protocol):
             head.content_length = int(value)
         elif name == b"transfer-encoding":
             self._chunked = True
+            if value.strip().lower() != b"chunked":
+                raise ValueError("a transfer coding that nobody asked for")
+        elif name == b"connection":
+            head.connection = value
         elif name == b"content-encoding":
             head.encoded = value.strip().lower() != b"identity"
 
@@ -198,8 +211,7 @@ class UpstreamConnection(asyncio.Protocol):
         if self._head.status:
             self._complete = True
         else:  # an informational answer: the real one follows
-            self._head = UpstreamHead()
-            self._head_size = 0
+            self._head = UpstreamHead()  # its size stays counted: there could be any number of them
 
     def eof_received(self) -> bool:
         return False
