@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 from gateway.paths import DATA_PATHS
 from policies.outcome import ErrorKind
+from policies.plan import HEDGE, RESUME
 
 if TYPE_CHECKING:
     from gateway.context import AttemptRecord, RequestContext
@@ -38,7 +39,7 @@ _OPERATIONS = {
 }
 _OPERATION_PREFIXES = (("/v1/images/", "image_generation"), ("/v1/audio/", "audio"), ("/v1/messages/", "chat"))
 #: Why an attempt was made, as the event that tells of it.
-_EVENTS = {"hedge": "seawall.hedge", "fallback": "seawall.fallback", "resume": "seawall.resume"}
+_EVENTS = {HEDGE: "seawall.hedge", "fallback": "seawall.fallback", RESUME: "seawall.resume"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +169,7 @@ def _moves(ctx: RequestContext, offset: float) -> Iterator[SpanEvent]:
 def _attempt_span(ctx: RequestContext, record: AttemptRecord, trace: Trace, now: float, offset: float) -> Span:
     attempt = record.attempt
     answered = record is ctx.answered_by
-    end = now if answered or not attempt.settled_at else attempt.settled_at
+    end = _ended(ctx, record, now, answered=answered)
     operation = operation_of(ctx.api_path)
     attributes: Attributes = {
         "gen_ai.operation.name": operation,
@@ -191,6 +192,8 @@ def _attempt_span(ctx: RequestContext, record: AttemptRecord, trace: Trace, now:
         attributes["gen_ai.request.stream"] = True
     if (status := attempt.head.status if attempt.head is not None else None) is not None:
         attributes["http.response.status_code"] = status
+    if record.beaten:
+        attributes["seawall.attempt.beaten"] = True
     if answered:
         attributes |= _answer(ctx, record)
     if record.failure is not None:
@@ -212,6 +215,17 @@ def _attempt_span(ctx: RequestContext, record: AttemptRecord, trace: Trace, now:
         ),
         error=record.failure.kind.value if record.failure is not None else None,
     )
+
+
+def _ended(ctx: RequestContext, record: AttemptRecord, now: float, *, answered: bool) -> float:
+    """When an attempt ended, in loop time; a stream that broke, when another attempt went on with it."""
+    attempt = record.attempt
+    if answered or not attempt.settled_at:
+        return now
+    if attempt.kind is None or record.beaten:
+        return attempt.settled_at
+    after = (later.started for later in ctx.attempts if later.why == RESUME and later.number > record.number)
+    return next(after, now)
 
 
 def _answer(ctx: RequestContext, record: AttemptRecord) -> Attributes:

@@ -22,7 +22,9 @@ from opentelemetry.semconv.attributes import (
 )
 
 from gateway.observe import tracing
+from tests.support.counting_model import count_text
 from tests.support.fault_backend import FaultBackend
+from tests.support.faults import fault
 from tests.support.gateway import running_gateway
 from tests.support.otlp import Collector
 
@@ -253,3 +255,56 @@ async def test_every_name_without_our_prefix_is_of_the_semantic_conventions() ->
 def test_nothing_of_opentelemetry_is_imported_while_tracing_is_off() -> None:
     code = "import sys, gateway.app; sys.exit(any(name.startswith('opentelemetry') for name in sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+async def test_a_hedge_is_a_span_beside_the_beaten_one() -> None:
+    policy = "policies: {default: {balance: round_robin, hedge: {after: 50ms, budget: 1}}}"
+    async with (
+        Collector() as collector,
+        FaultBackend() as one,
+        FaultBackend() as two,
+        running_gateway(config(collector, one, two, more=policy)) as gateway,
+    ):
+        one.inject(fault("slow_first_token", seconds=3.0))
+        while not (hedged := [span for span in collector.spans if span.events]):
+            count = len(collector.spans)
+            assert (await gateway.chat()).status == 200
+            await collector.wait_for(count + 1)
+        (server,) = hedged
+        assert [name for name, _ in server.events] == ["seawall.hedge"]
+        await collector.wait_for(3)
+        beaten, good = sorted(
+            (span for span in collector.spans if span.parent == server.span_id),
+            key=lambda span: span.attributes["seawall.attempt.number"],
+        )
+        assert beaten.attributes["seawall.attempt.beaten"] is True
+        assert not beaten.failed
+        assert beaten.start < good.start < beaten.end
+        assert good.attributes["seawall.attempt.why"] == "hedge"
+
+
+async def test_a_resumed_stream_is_two_spans_one_after_the_other() -> None:
+    async with (
+        Collector() as collector,
+        FaultBackend() as one,
+        FaultBackend() as two,
+        running_gateway(config(collector, one, two)) as gateway,
+    ):
+        one.inject(fault("rst_mid_stream", times=1))
+        answer = await gateway.chat(stream=True, max_tokens=40)
+        for _ in range(3):
+            if answer.headers["x-seawall-backend"] == "b0":
+                break
+            answer = await gateway.chat(stream=True, max_tokens=40)
+        assert answer.streamed == count_text(1, 40)
+        while not (resumed := [span for span in collector.spans if span.events]):
+            await collector.wait_for(len(collector.spans) + 1)
+        (server,) = resumed
+        assert [name for name, _ in server.events] == ["seawall.resume"]
+        broken, good = sorted(
+            (span for span in collector.spans if span.parent == server.span_id), key=lambda span: span.start
+        )
+        assert broken.failed
+        assert not good.failed
+        assert broken.start < broken.end <= good.start <= good.end
+        assert not server.failed
