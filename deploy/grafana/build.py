@@ -396,6 +396,15 @@ def process(board: dashboard.Dashboard) -> dashboard.Dashboard:
         ),
         lines("Lost", "Log lines, spans and alert messages that did not arrive, a second.", units.Short, lost),
         lines(
+            "Worker processes",
+            "That serve, and that were started again after one died.",
+            units.Short,
+            [
+                (f"max by (instance) (seawall_workers{{{_HERE}}})", "{{instance}}"),
+                (increase("seawall_worker_restarts_total", "instance", _HERE), "{{instance}} restarts"),
+            ],
+        ),
+        lines(
             "Reloads",
             "Changed configurations by what became of them.",
             units.Short,
