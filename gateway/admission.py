@@ -1,7 +1,8 @@
-"""The waiting room of a route: its requests stand in line there while all endpoints are at their limit.
+"""The waiting room of a route: its requests stand in line there while all endpoints are at their limit, or down.
 
 A slot that frees is handed to the one whose turn it is. A new request joins the line behind those who wait, even if it
-meets the very moment at which a slot is free.
+meets the very moment at which a slot is free. When everything is down, requests wait for the first endpoint that comes
+back and are let go as it has slots: one to find out, then as many as its limit allows.
 """
 
 from __future__ import annotations
@@ -27,11 +28,15 @@ DEFAULT_PRIORITY = 5
 #: Seconds between looks at the endpoints while requests wait: circuits and pauses end without telling.
 _INTERVAL = 0.1
 
+#: An outage that has lasted this many times `max_wait` is expected to go on: new requests are told so at once.
+_PATIENCE = 3.0
+
 _REASONS = {
     "queue_full": "All backends for this model are at their limit, and as many requests wait as may.",
     "displaced": "All backends for this model are at their limit; a request of higher priority took this one's place.",
     "too_long": "All backends for this model are at their limit, and the wait would be longer than it may be.",
     "max_wait": "All backends for this model were at their limit for as long as a request may wait.",
+    "outage": "No backend for this model is up, and none came back for as long as a request may wait.",
 }
 _ADVICE = " Wait as long as Retry-After says, then try again."
 
@@ -49,6 +54,8 @@ class WaitingRoom:
         self._endpoints = tuple(dict.fromkeys(endpoints))
         self._called = 0  # those whose turn it is, but who have not run since
         self._passed = 0  # those in the line that had no use for what is free now
+        self._was_up = True
+        self._down_since: float | None = None
         self._timer: asyncio.TimerHandle | None = None
 
     def __len__(self) -> int:
@@ -76,7 +83,7 @@ class WaitingRoom:
         Raises GatewayError when a request that was not tried yet can't wait, or has waited in vain.
         """
         now = monotonic()
-        if not (self.crowded or plan.may_wait(now)):
+        if not (self.crowded or self._makes_sense(plan, now)):
             return None
         entry = self._enter(ctx, now)
         if isinstance(entry, str):
@@ -90,8 +97,8 @@ class WaitingRoom:
                 if word is not None:
                     self._in_vain(ctx, numbers, word, now)
                     return None
-                choice = plan.next(now)
-                if choice is not None or not plan.may_wait(now):
+                choice = plan.next(now) or plan.recovered(now)
+                if choice is not None or not self._makes_sense(plan, now):
                     return choice
                 # What is free is not for this request (its endpoint was asked already), or another route was faster.
                 entry.item = self._loop.create_future()
@@ -107,17 +114,31 @@ class WaitingRoom:
 
     # -- in ------------------------------------------------------------------------------------------------------------
 
+    def _makes_sense(self, plan: AttemptPlan[Candidate], now: float) -> bool:
+        """Whether the request can be answered by waiting: for a slot, or for an endpoint that comes back."""
+        if plan.may_wait(now):
+            return True
+        longest = self._queue.settings.max_wait
+        if longest <= 0 or not plan.may_recover(now):
+            return False
+        since = self._down_since
+        if since is None or any(endpoint.vitality.seen_since(since) for endpoint in self._endpoints):
+            self._down_since = since = now
+        return now - since <= _PATIENCE * longest
+
     def _enter(self, ctx: RequestContext, now: float) -> _Entry | str:
         """A place in the line, or the reason why there is none."""
         queue = self._queue
         priority, tenant = priority_of(ctx), ctx.key.name if ctx.key is not None else ctx.request.peer
-        if len(queue):
+        if len(queue) and self._up(now):
             estimate = queue.wait_estimate(now, priority, tenant)
             if estimate is not None and estimate > min(queue.settings.max_wait, ctx.deadline - now):
                 return "too_long"
-        else:
+        elif not len(queue):
             queue.measure_from(now)
-        entry, displaced = queue.enqueue(self._loop.create_future(), priority, tenant, now, ctx.deadline)
+        # Whoever waits a second time, for another endpoint, has no more than one `max_wait` in all.
+        ctx.patience = min(ctx.patience, ctx.deadline, now + queue.settings.max_wait)
+        entry, displaced = queue.enqueue(self._loop.create_future(), priority, tenant, now, ctx.patience)
         if displaced is not None:
             _tell(displaced, "displaced")
         if entry is None:
@@ -135,6 +156,8 @@ class WaitingRoom:
 
     def _in_vain(self, ctx: RequestContext, numbers: RouteMetrics, reason: str, now: float) -> None:
         """Ends the wait of a request; one that was tried already is told of its attempts instead."""
+        if reason == "max_wait" and not self._up(now):
+            reason = "outage"
         numbers.shed[reason] += 1
         if ctx.attempts:
             return
@@ -165,6 +188,10 @@ class WaitingRoom:
     def _go_on(self, now: float) -> None:
         """Sends away those whose time is up, calls up as many as there are slots, and looks again later."""
         queue = self._queue
+        up = self._up(now)
+        if up and not self._was_up:
+            queue.measure_from(now)  # what was served while nothing was there says nothing of the rate now
+        self._was_up = up
         for entry in queue.expire(now):
             _tell(entry, "max_wait")
         places = self._places(now)
@@ -180,14 +207,18 @@ class WaitingRoom:
             for endpoint in self._endpoints:
                 endpoint.waiting_rooms.pop(self, None)
 
-    def _places(self, now: float) -> float:
-        """Slots that are free; as many as you like when no endpoint may be asked at all, as then nobody need wait."""
-        free, alive = 0, False
+    def _up(self, now: float) -> bool:
+        return any(endpoint.up(now) for endpoint in self._endpoints)
+
+    def _places(self, now: float) -> int:
+        """Slots that are free. An endpoint that is ejected has one when it is due for an early try."""
+        free = 0
         for endpoint in self._endpoints:
-            if endpoint.in_service and endpoint.breaker.allows(now):
-                alive = True
+            if endpoint.up(now):
                 free += endpoint.slots(now)
-        return free if alive else float("inf")
+            elif endpoint.in_service and not endpoint.breaker.allows(now) and endpoint.breaker.allows_early(now):
+                free += 1
+        return free
 
 
 def _tell(entry: _Entry, word: _Word) -> bool:

@@ -76,7 +76,7 @@ class Attempts:
                         self._beaten()
                         ctx.warning = ctx.record_of(attempt).warning
                         return attempt
-                    plan.failed(attempt.candidate, attempt.failure)
+                    plan.failed(attempt.candidate, attempt.failure, now)
                     if not race.running:
                         choice = self._shrunk(attempt, now) or await self._next()
                 elif now >= ctx.deadline:
@@ -178,7 +178,7 @@ class Attempts:
             # It was Seawall that worded this request: what is wrong with it is not the client's doing.
             asked.failure = Failure(ErrorKind.GENERATION_FAILED, asked.failure.evidence, blame=Blame.NONE)
             ctx.record_of(asked).failure = asked.failure
-        self.plan.failed(choice.target, asked.failure)
+        self.plan.failed(choice.target, asked.failure, monotonic())
         return None
 
     def abandon(self) -> None:

@@ -74,6 +74,7 @@ class RequestContext:
         "lines",
         "model",
         "own_lines",
+        "patience",
         "rendering",
         "request",
         "route",
@@ -103,6 +104,7 @@ class RequestContext:
         self.grant: Grant | None = None
         self.attempts: list[AttemptRecord] = []
         self.budget_exhausted = False
+        self.patience = float("inf")  # until when it may wait for endpoints
         self.backend_time = 0.0
         self.backend_until = 0.0
         self.first_token_at = 0.0

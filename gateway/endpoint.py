@@ -23,6 +23,8 @@ from policies.breaker import BreakerSettings, CircuitBreaker, Permit, SlowCallSe
 from policies.concurrency import ConcurrencyLimit, FixedLimit, GradientLimit
 from policies.outcome import Blame, ErrorKind, Failure
 from policies.outlier import slow_start
+from policies.progress import ProgressWatch
+from policies.vitality import Vitality
 
 #: Seconds that a busy endpoint is left alone when it did not say for how long, and at most.
 DEFAULT_PAUSE = 1.0
@@ -32,6 +34,10 @@ _OVERLOADED = frozenset({ErrorKind.MODEL_OVERLOADED, ErrorKind.OUT_OF_MEMORY})
 #: Seconds in which an endpoint whose circuit has closed comes back to its full weight, and the share it begins with.
 SLOW_START = 10.0
 _FIRST_SHARE = 0.1
+#: The state of an endpoint that answers checks while its engine stands still.
+STALLED = "stalled"
+#: Seconds that a token counter may stand still while requests run, at least; else as long as a first token may take.
+_LEAST_PROGRESS = 10.0
 _ANTHROPIC_VERSION = "2023-06-01"
 
 
@@ -49,8 +55,9 @@ class Endpoint:
     `in_flight` counts attempts, those that wait out a pause before they start among them; `limiter` says how many there
     may be. `weight` is its present share of traffic. `away_until` (loop time) is how long it asked to be left alone.
     `healthy` is the active probes' view, true until they say otherwise, `service` the operators'; `in_service` is both.
-    `waiting` and `kv_cache` (0 to 1) are its own gauges, when scraped. `waiting_rooms` hear when an attempt is over.
-    `transitions` are the latest changes of its circuit: loop time and the state that it came to.
+    `waiting` and `kv_cache` (0 to 1) are its own gauges, when scraped. `waiting_rooms` hear when an attempt is over,
+    `on_missed` when it could not be reached. `context_length` is in tokens, as configured or as the server says; None
+    when neither does. `transitions` are the latest changes of its circuit: loop time and the state that it came to.
     """
 
     __slots__ = (
@@ -62,6 +69,7 @@ class Endpoint:
         "breaker_policy",
         "concurrency_policy",
         "config",
+        "context_length",
         "dialect",
         "head_lines",
         "healthy",
@@ -72,14 +80,17 @@ class Endpoint:
         "limiter",
         "message",
         "name",
+        "on_missed",
         "on_transition",
         "own_headers",
         "particular",
         "pool",
         "probe_target",
+        "progress",
         "service",
         "state",
         "transitions",
+        "vitality",
         "waiting",
         "waiting_rooms",
         "weight",
@@ -90,6 +101,10 @@ class Endpoint:
         self.config = config
         self.breaker_policy = policy.circuit_breaker
         self.on_transition: Callable[[State], None] = lambda state: None
+        self.on_missed: Callable[[str], None] = lambda name: None
+        self.vitality = Vitality()
+        self.progress = ProgressWatch(max(policy.timeout.first_token, _LEAST_PROGRESS))
+        self.context_length = config.context_length
         self.breaker = CircuitBreaker(_settings(policy.circuit_breaker), rng.random, on_change=self._changed)
         self.dialect: Dialect = dialect_for(config.kind)
         url = urlsplit(config.url)
@@ -108,6 +123,7 @@ class Endpoint:
             config.model,
             tls,
             config.tls.server_name,
+            learn=config.context_length is None,
         )
         self.pool = Pool(
             url.hostname or "",
@@ -161,6 +177,14 @@ class Endpoint:
         free = max(0, self.limit - self.in_flight)
         return free if self.breaker.state(now) is State.CLOSED else min(1, free)
 
+    def up(self, now: float) -> bool:
+        """Whether requests can count on it now, or one may find out; checks find out about one that is not there."""
+        return self.in_service and self.breaker.allows(now) and not self.vitality.doubtful
+
+    def recovered_since(self, at: float, now: float) -> bool:
+        """Whether there is reason to ask it again after a failure at that time: heard of since, or due for a probe."""
+        return self.vitality.seen_since(at) or self.breaker.state(now) is State.HALF_OPEN
+
     def load(self, now: float) -> float:
         """Requests it has per unit of weight, those that wait inside it counted."""
         return (self.in_flight + self.waiting) / self.weight
@@ -179,6 +203,7 @@ class Endpoint:
 
     def answered(self, seconds: float, now: float, tokens: int | None) -> None:
         """A first token came after `seconds`, or a whole answer of so many `tokens` (None where nothing says)."""
+        self.vitality.seen(now)
         self.limiter.observe(seconds, self.in_flight, now, tokens)
 
     def end(self, permit: Permit | None, failure: Failure | None, seconds: float, now: float) -> None:
@@ -186,6 +211,9 @@ class Endpoint:
         if failure is not None:
             if failure.kind in _OVERLOADED:
                 self.limiter.overloaded(now)
+            if failure.kind is ErrorKind.BACKEND_UNREACHABLE and failure.blame is Blame.ENDPOINT:
+                self.vitality.missed(now)
+                self.on_missed(self.name)
             if failure.blame is Blame.SOFT:
                 pause = failure.retry_after if failure.retry_after is not None else DEFAULT_PAUSE
                 self.away_until = now + min(pause, MAX_PAUSE)
@@ -218,17 +246,36 @@ class Endpoint:
     # -- probes --------------------------------------------------------------------------------------------------------
 
     def probed(self, result: ProbeResult, now: float) -> None:
-        """Takes over what an active probe found; one that is back is given requests without waiting out its circuit."""
-        if result.healthy and result.state_changed:
-            self.breaker.end_open_time(now)
-        self.healthy = result.healthy
-        self.in_service = self.healthy and self.service is Service.ACTIVE
+        """Takes over what an active probe found.
+
+        One that is back is given requests without waiting out its circuit. One whose engine stands still is not given
+        any, though its server answers; one that answers requests is only too busy for a probe in time.
+        """
+        settings = self.config.health
+        doubtful = self.vitality.doubtful
+        if result.good:
+            self.vitality.seen(now - result.duration)  # a request that missed it since then knows better
+            cleared = doubtful and not self.vitality.doubtful
+            if result.state_changed or cleared or settings.probe == "generate":
+                self.breaker.end_open_time(now)
+        busy = result.timed_out and self.vitality.seen_since(now - settings.timeout - settings.interval)
+        self.healthy = result.healthy or busy
         self.state = result.state.value
-        self.message = result.message
+        self.message = "too busy to answer checks in time" if busy else result.message
+        load = result.load
+        if load is not None:
+            self.waiting = load.waiting or 0.0
+            self.kv_cache = load.kv_cache or 0.0
+            if load.generation_tokens is not None and self.progress.sample(
+                load.running or 0.0, load.generation_tokens, now
+            ):
+                self.healthy = False
+                self.state = STALLED
+                self.message = "stalled: requests run and no token comes"
+        self.in_service = self.healthy and self.service is Service.ACTIVE
         self.last_lines = result.last_lines
-        if result.load is not None:
-            self.waiting = result.load.waiting or 0.0
-            self.kv_cache = result.load.kv_cache or 0.0
+        if result.context_length is not None and self.config.context_length is None:
+            self.context_length = result.context_length
 
     # -- operators -----------------------------------------------------------------------------------------------------
 
@@ -281,6 +328,7 @@ class Endpoint:
             "retry_after": self.retry_after(now),
             "in_flight": self.in_flight,
             "limit": self.limit,
+            "context_length": self.context_length,
             "connections": self.pool.open,
             "waiting": self.waiting,
             "kv_cache": self.kv_cache,

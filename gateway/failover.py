@@ -64,7 +64,7 @@ class Failover:
             if resumption is not None and not self.possible:
                 outcome = "no_endpoint"
             elif resumption is not None and failure.elsewhere is Elsewhere.YES:
-                self._attempts.plan.broke(broken.candidate, failure)
+                self._attempts.plan.broke(broken.candidate, failure, monotonic())
                 if failure.blame is not Blame.NONE and resumption.broke(broken, passage):
                     outcome, found = await self._elsewhere(resumption)
             return found

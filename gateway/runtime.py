@@ -47,7 +47,7 @@ class Candidate:
 
     @property
     def context_length(self) -> int | None:
-        return self.endpoint.config.context_length
+        return self.endpoint.context_length
 
     @property
     def name(self) -> str:
@@ -76,6 +76,15 @@ class Candidate:
 
     def away_until(self) -> float:
         return self.endpoint.away_until
+
+    def doubtful(self) -> bool:
+        return self.endpoint.vitality.doubtful
+
+    def sound(self) -> bool:
+        return self.endpoint.breaker.sound and not self.endpoint.vitality.doubtful
+
+    def recovered_since(self, at: float, now: float) -> bool:
+        return self.endpoint.recovered_since(at, now)
 
     def answer_lines(self, model: str) -> bytes:
         """What the answer's head says of where it comes from; `model` is the client's."""
@@ -177,6 +186,7 @@ class Route:
             pick=self._pick if affinity is None else partial(self._pick, key=affinity),
             deadline=deadline,
             ejected=self._ejected,
+            charge=self.budget.withdraw,
         )
 
     def retry_after(self, now: float) -> float | None:

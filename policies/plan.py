@@ -1,10 +1,11 @@
 """Where the next attempt of one request goes: tiers in order, endpoints within them, waits between.
 
 Rules: the first attempt, and the first in each further tier, is always granted; every other one counts against
-`attempts` and needs a withdrawal from the retry budget, shared with hedges and resumes. An untried endpoint comes first
-and needs no wait; going back to a tried one waits for the backoff and its `Retry-After`. An endpoint that stayed silent
-is never asked again, a tier that was left never entered again. When nobody else is left and more of a tier are ejected
-than may be, one of the ejected is asked.
+`attempts` and, unless it moves on from a failed endpoint to a sound one, needs a withdrawal from the retry budget,
+shared with hedges and resumes. An untried endpoint comes first and needs no wait; going back to a tried one waits for
+the backoff and its `Retry-After`. An endpoint that stayed silent is never asked again, a tier that was left never
+entered again. One that could not be reached comes after those that can. When nobody else is left and more of a tier are
+ejected than may be, one of the ejected is asked.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Generic, Protocol, TypeVar
 
-from policies.outcome import Elsewhere, ErrorKind, Failure
+from policies.outcome import Blame, Elsewhere, ErrorKind, Failure
 
 _SILENT = frozenset({ErrorKind.INFERENCE_TIMEOUT})
 #: Tried elsewhere although they are not in `retry.on`: another endpoint may well have room, or the model.
@@ -24,6 +25,9 @@ _GRANTED = frozenset({"primary", "fallback"})
 LAST_RESORT = "last_resort"
 #: The reason of one that is started because the first is slow to begin.
 HEDGE = "hedge"
+#: The reason of one at an endpoint that came back while the request waited, and how many of them one request may have.
+RECOVERED = "recovered"
+MAX_RECOVERIES = 2
 #: The reason of one that asks for less than the client did, as for more there was not memory enough.
 SHRUNK = "shrunk"
 #: The reason of an attempt that goes on with a broken stream.
@@ -45,6 +49,15 @@ class Target(Protocol):
     def away_until(self) -> float:
         """Until when it asked to be left alone; in the past when it did not."""
 
+    def doubtful(self) -> bool:
+        """Whether it could not be reached the last time."""
+
+    def sound(self) -> bool:
+        """Whether nothing speaks against it: its circuit is closed, its last answer was good."""
+
+    def recovered_since(self, at: float, now: float) -> bool:
+        """Whether there is reason to ask it again after a failure at that time."""
+
 
 T = TypeVar("T", bound=Target)
 
@@ -65,13 +78,16 @@ class AttemptPlan(Generic[T]):
         "_attempts",
         "_backoff",
         "_broken",
+        "_charge",
         "_deadline",
         "_ejected",
+        "_failed_at",
         "_last",
         "_max_attempts",
         "_min_context",
         "_on",
         "_pick",
+        "_recoveries",
         "_returns",
         "_silent",
         "_tier",
@@ -92,10 +108,12 @@ class AttemptPlan(Generic[T]):
         pick: Callable[[Sequence[T], float], T],
         deadline: float,
         ejected: Callable[[Sequence[T], float], Sequence[T]] = lambda tier, now: (),
+        charge: Callable[[float], None] = lambda now: None,
     ) -> None:
         """`backoff(n)` is the wait in seconds before the n-th return to a tried endpoint (from 1); `withdraw(now)`
         takes one retry from the budget; `pick` is the balancer; `deadline` ends the request; `ejected(tier, now)` are
-        endpoints with an open circuit that may be tried all the same."""
+        endpoints with an open circuit that may be tried all the same; `charge(now)` takes from the budget what can't be
+        refused."""
         self._tiers = tiers
         self._max_attempts = max_attempts
         self._on = on
@@ -104,6 +122,9 @@ class AttemptPlan(Generic[T]):
         self._pick = pick
         self._deadline = deadline
         self._ejected = ejected
+        self._charge = charge
+        self._failed_at = 0.0
+        self._recoveries = 0
         self._tier = 0
         self._tried: list[T] = []
         self._silent: list[T] = []
@@ -136,6 +157,31 @@ class AttemptPlan(Generic[T]):
             for tier in range(self._tier, len(self._tiers))
         )
 
+    def may_recover(self, now: float) -> bool:
+        """Whether every endpoint left to this request is out or in doubt, so that one that comes back could help."""
+        last = self._last
+        if last is not None and (last.elsewhere is not Elsewhere.YES or last.kind not in self._on):
+            return False
+        targets = [target for tier in self._tiers[self._tier :] for target in self._open(tier)]
+        out = all(target.doubtful() or not (target.usable(now) or target.busy(now)) for target in targets)
+        return bool(targets) and out and self._recoveries < MAX_RECOVERIES
+
+    def recovered(self, now: float) -> Choice[T] | None:
+        """An endpoint that came back while the request waited, which it has tried already; None when there is none.
+
+        Beyond `attempts`, as waiting was all that was left, and counted against the budget even if that is spent.
+        """
+        if not self._may_go_on() or self._recoveries >= MAX_RECOVERIES:
+            return None
+        for tier in range(self._tier, len(self._tiers)):
+            usable = [target for target in self._tiers[tier] if target.usable(now) and target.away_until() <= now]
+            back = [target for target in self._open(usable) if target.recovered_since(self._failed_at, now)]
+            if back:
+                self._recoveries += 1
+                self._charge(now)
+                return self._taken(tier, Choice(self._pick(back, now), 0.0, RECOVERED))
+        return None
+
     def beside(self, now: float, running: Sequence[T]) -> Choice[T] | None:
         """Another endpoint to ask while the running ones are slow; None when there is none or no budget."""
         self._silent.extend(target for target in running if target not in self._silent)
@@ -157,7 +203,7 @@ class AttemptPlan(Generic[T]):
 
     def again(self, target: T, now: float) -> Choice[T] | None:
         """The endpoint that has just failed once more, for a smaller request; None when there is no attempt left."""
-        if self._attempts >= self._max_attempts or not target.usable(now) or not self._paid(now):
+        if self._attempts >= self._max_attempts or not target.usable(now) or not self._paid(now, target):
             return None
         return self._taken(self._tier, Choice(target, 0.0, SHRUNK))
 
@@ -177,17 +223,18 @@ class AttemptPlan(Generic[T]):
             for able in ([t for t in open_ if t.usable(now)], [t for t in open_ if t.busy(now)]):
                 fresh = [target for target in able if target not in self._tried]
                 if able and (choice := self._choice(fresh or able, now, 0.0, RESUME)) is not None:
-                    return self._taken(tier, choice) if self._paid(now) else None
+                    return self._taken(tier, choice) if self._paid(now, choice.target) else None
         return None
 
-    def broke(self, target: T, failure: Failure) -> None:
+    def broke(self, target: T, failure: Failure, now: float) -> None:
         """Records that an answer which had begun broke there."""
         self._broken.append(target)
-        self.failed(target, failure)
+        self.failed(target, failure, now)
 
-    def failed(self, target: T, failure: Failure) -> None:
+    def failed(self, target: T, failure: Failure, now: float) -> None:
         """Records how an attempt failed."""
         self._last = failure
+        self._failed_at = now
         if failure.kind in _SILENT and target not in self._silent:
             self._silent.append(target)
         if failure.elsewhere is Elsewhere.LONGER_CONTEXT:
@@ -228,7 +275,7 @@ class AttemptPlan(Generic[T]):
         choice = self._choice(targets, now, self._backoff(self._returns + 1) if returns else 0.0, why)
         if choice is None or why in _GRANTED:
             return choice
-        if not self._paid(now):
+        if not self._paid(now, choice.target):
             return None
         self._returns += returns
         return choice
@@ -245,7 +292,7 @@ class AttemptPlan(Generic[T]):
             targets = self._open(self._ejected(self._tiers[tier], now))
             if targets:
                 choice = self._choice(targets, now, 0.0, LAST_RESORT)
-                if choice is None or (self._attempts and not self._paid(now)):
+                if choice is None or (self._attempts and not self._paid(now, choice.target)):
                     return None
                 return self._taken(tier, choice)
         return None
@@ -259,16 +306,26 @@ class AttemptPlan(Generic[T]):
             self._tried.append(choice.target)
         return choice
 
-    def _paid(self, now: float) -> bool:
-        if self._withdraw(now):
+    def _paid(self, now: float, target: T) -> bool:
+        """Takes an attempt at the target from the budget, unless it adds to nobody's trouble.
+
+        The budget keeps retries from multiplying an outage. Going on from an endpoint that failed or could not be
+        reached to one with nothing against it multiplies nothing; in an outage of all, none is of that kind for long.
+        """
+        last = self._last
+        moves_on = last is not None and last.blame is Blame.ENDPOINT and last.kind not in _SILENT
+        if (moves_on and target.sound()) or self._withdraw(now):
             return True
         self.budget_exhausted = True
         return False
 
     def _choice(self, targets: list[T], now: float, delay: float, why: str) -> Choice[T] | None:
-        """Those that did not ask to be left alone first; else the soonest back, if it is back before the deadline."""
+        """Those that did not ask to be left alone first, and of these those that are surely there; else the soonest
+        back, if it is back before the deadline."""
         present = [target for target in targets if target.away_until() <= now]
         if present:
+            if len(present) > 1:
+                present = [target for target in present if not target.doubtful()] or present
             return Choice(self._pick(present, now), delay, why) if now + delay < self._deadline else None
         soonest = min(targets, key=lambda target: target.away_until())
         delay = max(delay, soonest.away_until() - now)

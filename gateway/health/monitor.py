@@ -32,6 +32,7 @@ class Monitor:
         self._metrics = metrics
         self._log = log
         self._prober = Prober(self._probed)
+        self._watch(runtime)
         self._sampler = ResourceSampler()
         self._checks = HealthChecks()
         self._checks.register("backends", backends_check(self._routes), critical=True)
@@ -52,6 +53,7 @@ class Monitor:
     def update(self, runtime: Runtime) -> None:
         """Takes over a new configuration; what is known of endpoints that stay is kept."""
         self._runtime = runtime
+        self._watch(runtime)
         self._prober.update(_targets(runtime))
         self._checks.expire()
 
@@ -83,16 +85,21 @@ class Monitor:
         """The body of `GET /health`."""
         return await self._checks.report()
 
+    def _watch(self, runtime: Runtime) -> None:
+        for endpoint in runtime.endpoints.values():
+            endpoint.on_missed = self._prober.missed
+
     def _probed(self, result: ProbeResult) -> None:
         endpoint = self._runtime.endpoints.get(result.endpoint)
         if endpoint is None:
             return
+        before = endpoint.healthy
         endpoint.probed(result, monotonic())
         self._metrics.endpoint(result.endpoint).probe_duration = result.duration
-        if result.state_changed:
+        if result.state_changed or endpoint.healthy is not before:
             self._checks.expire()
-            level = self._log.info if result.healthy else self._log.warning
-            level("endpoint_health", backend=result.endpoint, state=result.state.value, reason=result.message)
+            level = self._log.info if endpoint.healthy else self._log.warning
+            level("endpoint_health", backend=result.endpoint, state=endpoint.state, reason=endpoint.message)
 
     def _routes(self) -> Mapping[str, Sequence[EndpointHealth]]:
         now = monotonic()

@@ -1,18 +1,19 @@
 """Active probes: asks every endpoint at intervals whether it can serve, on connections of its own.
 
-Each probe opens a new connection, as the next request may have to. While an endpoint that was down answers well again
-it is asked ten times as often (HAProxy's `fastinter`), so that it is back in use within about one interval however many
-good answers `healthy_after` asks for.
+Each probe opens a new connection, as the next request may have to. An endpoint that is down or in doubt is asked every
+second, and while it answers well again ten times as often as ever (HAProxy's `fastinter`), so that it is back in use
+within some two seconds however long the interval is and however many good answers `healthy_after` asks for.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import random
 import ssl
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any, Protocol
 
@@ -31,6 +32,8 @@ MAX_CONNECTIONS = 64
 _MAX_BODY = 256 * 1024
 _MAX_METRICS = 4 * 1024 * 1024
 _FAST = 0.1  # share of the interval between probes while an endpoint recovers
+#: Seconds between probes of an endpoint that is down, or that requests could not reach.
+RECHECK = 1.0
 _JITTER = 0.2  # probes come up to this share of the interval early, so that they don't all come at once
 
 _CHAT: Mapping[str, Any] = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 1}
@@ -78,7 +81,10 @@ class HealthSettings(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ProbeTarget:
-    """One endpoint to be probed. `headers` carry its credentials; `tls` and `server_name` matter for https."""
+    """One endpoint to be probed. `headers` carry its credentials; `tls` and `server_name` matter for https.
+
+    `learn`: it is asked for its model's context length too.
+    """
 
     name: str
     base_url: str
@@ -88,11 +94,15 @@ class ProbeTarget:
     model: str | None = None
     tls: ssl.SSLContext | None = None
     server_name: str | None = None
+    learn: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class ProbeResult:
     """What one probe found. `healthy`: the endpoint should get requests. `duration` is in seconds.
+
+    `good` is this one probe's own verdict, `timed_out` that there was none. `context_length` (tokens) comes in a
+    result of its own, after the first good one and each recovery.
 
     `message` is fit for anyone's eyes: no hosts, keys or backends' texts; `last_lines`, of a worker's log, are for
     operators. `load` is None where the server tells none.
@@ -106,6 +116,9 @@ class ProbeResult:
     duration: float
     load: LoadSignals | None = None
     last_lines: tuple[str, ...] = ()
+    good: bool = True
+    timed_out: bool = False
+    context_length: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +129,7 @@ class _Answer:
     message: str
     load: LoadSignals | None = None
     last_lines: tuple[str, ...] = ()
+    timed_out: bool = False
 
 
 class HealthState:
@@ -139,6 +153,11 @@ class HealthState:
     def recovering(self) -> bool:
         """Down, and the latest probe was good."""
         return not self.usable and self._good > 0
+
+    @property
+    def doubtful(self) -> bool:
+        """Down, or the latest probe was bad."""
+        return not self.usable or self._bad > 0
 
     def record(self, found: ProbeState, healthy_after: int, unhealthy_after: int) -> bool:
         """Takes a probe's verdict; returns whether the state changed."""
@@ -174,6 +193,7 @@ class Prober:
         self._rand = rand
         self._session: aiohttp.ClientSession | None = None
         self._running: dict[str, tuple[ProbeTarget, asyncio.Task[None]]] = {}
+        self._missed: dict[str, asyncio.Event] = {}
         self._ended: set[asyncio.Task[None]] = set()
 
     async def start(self, targets: Iterable[ProbeTarget] = ()) -> None:
@@ -195,11 +215,17 @@ class Prober:
                 task.cancel()
                 self._ended.add(task)
                 task.add_done_callback(self._ended.discard)
-                del self._running[name]
+                del self._running[name], self._missed[name]
         for name, target in wanted.items():
             if name not in self._running:
-                task = asyncio.create_task(self._watch(target), name=f"probe-{name}")
+                self._missed[name] = asyncio.Event()
+                task = asyncio.create_task(self._watch(target, self._missed[name]), name=f"probe-{name}")
                 self._running[name] = target, task
+
+    def missed(self, name: str) -> None:
+        """Requests could not reach an endpoint: it is probed within a second."""
+        if (event := self._missed.get(name)) is not None:
+            event.set()
 
     async def stop(self) -> None:
         """Ends all probing and closes the connections."""
@@ -209,13 +235,14 @@ class Prober:
             await self._session.close()
             self._session = None
 
-    async def _watch(self, target: ProbeTarget) -> None:
+    async def _watch(self, target: ProbeTarget, missed: asyncio.Event) -> None:
         assert self._session is not None
         settings = target.health
         health = HealthState()
         clock = asyncio.get_running_loop().time
         while True:
             started = clock()
+            missed.clear()
             answer = await _probe(self._session, target)
             changed = health.record(answer.state, settings.healthy_after, settings.unhealthy_after)
             result = ProbeResult(
@@ -227,13 +254,37 @@ class Prober:
                 duration=clock() - started,
                 load=answer.load,
                 last_lines=answer.last_lines,
+                good=answer.state is ProbeState.HEALTHY,
+                timed_out=answer.timed_out,
             )
-            try:
-                self._on_result(result)
-            except Exception:
-                _log.exception("probe_result_not_taken", backend=target.name)
-            pace = _FAST if health.recovering else 1.0
-            await self._sleep(settings.interval * pace * (1 - _JITTER * self._rand()))
+            self._report(result)
+            if target.learn and changed and health.usable:
+                length = await _Probe(self._session, target).context_length()
+                self._report(replace(result, state_changed=False, context_length=length))
+            pause = settings.interval * (_FAST if health.recovering else 1.0)
+            if health.doubtful:
+                pause = min(pause, RECHECK)
+            await self._rest(pause * (1 - _JITTER * self._rand()), missed)
+
+    async def _rest(self, seconds: float, missed: asyncio.Event) -> None:
+        """Sleeps so long, or until requests miss the endpoint, but then still for `RECHECK`."""
+        waits = [asyncio.ensure_future(self._sleep(seconds)), asyncio.ensure_future(missed.wait())]
+        clock = asyncio.get_running_loop().time
+        began = clock()
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            slept = waits[0].done()
+        finally:
+            for wait in waits:
+                wait.cancel()
+        if not slept and (least := min(RECHECK, seconds) - (clock() - began)) > 0:
+            await self._sleep(least)
+
+    def _report(self, result: ProbeResult) -> None:
+        try:
+            self._on_result(result)
+        except Exception:
+            _log.exception("probe_result_not_taken", backend=result.endpoint)
 
 
 async def _probe(session: aiohttp.ClientSession, target: ProbeTarget) -> _Answer:
@@ -250,7 +301,7 @@ async def _probe(session: aiohttp.ClientSession, target: ProbeTarget) -> _Answer
             answer = await probe.generate(load)
         return _Answer(answer.state, answer.message, load)
     except Exception as error:
-        return _Answer(ProbeState.UNHEALTHY, _described(error, target))
+        return _Answer(ProbeState.UNHEALTHY, _described(error, target), timed_out=isinstance(error, TimeoutError))
 
 
 class _Probe:
@@ -287,6 +338,18 @@ class _Probe:
         except (aiohttp.ClientError, OSError, TimeoutError, ValueError):
             return None
         return parse_signals(body) if head.status == 200 else None
+
+    async def context_length(self) -> int | None:
+        """Tokens that the model takes, as vLLM and SGLang say it (`max_model_len`); None where the server doesn't."""
+        try:
+            head, body = await self._ask("GET", "/v1/models")
+            models = json.loads(body)["data"] if head.status == 200 else []
+            lengths = {model["id"]: model.get("max_model_len") for model in models}
+        except (aiohttp.ClientError, OSError, TimeoutError, ValueError, KeyError, TypeError, AttributeError):
+            return None
+        own = lengths.get(self._target.model)
+        known = [own] if own is not None else [length for length in lengths.values() if length is not None]
+        return min(known) if known and all(type(length) is int and length > 0 for length in known) else None
 
     async def generate(self, before: LoadSignals | None) -> _Answer:
         """Has the model make one token.

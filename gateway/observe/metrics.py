@@ -49,8 +49,8 @@ QUEUE_WAIT_BOUNDS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 
 OVERHEAD_BOUNDS = (0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 1.0)
 
 #: Why a request did not get its turn: no place in the queue, its place taken by one of a higher priority, too long a
-#: wait to be expected, and the longest wait over.
-SHED_REASONS = ("queue_full", "displaced", "too_long", "max_wait")
+#: wait to be expected, the longest wait over, and the longest wait over with no backend up.
+SHED_REASONS = ("queue_full", "displaced", "too_long", "max_wait", "outage")
 
 #: Why work of a backend was for nothing: the attempt failed, another one answered first, its stream broke, its client
 #: left, its time was over.

@@ -23,19 +23,23 @@ policies:
     timeout: {connect: 500ms, first_token: 300ms, idle: 300ms, total: 5s}
     retry: {attempts: 3, backoff: {initial: 1ms, max: 5ms, jitter: none}, budget: {ratio: 1, min_per_second: 100}}
     circuit_breaker: {consecutive_failures: 5, open_for: 200ms, half_open_probes: 1}
+    admission: {max_wait: 0s}
 """
+
+
+HEALTH = "interval: 100ms, healthy_after: 1"
 
 
 @asynccontextmanager
 async def stack(
-    *, primaries: int = 2, fallback: bool = False, policy: str = POLICY, extra: str = ""
+    *, primaries: int = 2, fallback: bool = False, policy: str = POLICY, extra: str = "", health: str = ""
 ) -> AsyncIterator[tuple[RunningGateway, list[FaultBackend]]]:
     """A gateway before `primaries` counting backends, and with `fallback` one more in a second tier."""
     async with AsyncExitStack() as exits:
         backends = [await exits.enter_async_context(FaultBackend()) for _ in range(primaries + fallback)]
         names = [f"b{number}" for number in range(len(backends))]
         lines = "\n".join(
-            f"  {name}: {{url: '{backend.url}', kind: vllm, health: {{interval: 100ms, healthy_after: 1}}}}"
+            f"  {name}: {{url: '{backend.url}', kind: vllm, health: {{{health or HEALTH}}}}}"
             for name, backend in zip(names, backends, strict=True)
         )
         tiers = f"fallback: [{names[-1]}]" if fallback else ""

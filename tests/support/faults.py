@@ -50,6 +50,9 @@ _IN_STREAM = (FaultKind.END, FaultKind.FRAME, FaultKind.BAD_CHUNK)
 POSITIONS = ("accept", "request", "head", "half", "finish")
 
 
+_ANSWERS = "/v1/*"
+
+
 @dataclass(frozen=True, slots=True)
 class Fault:
     """One misbehaviour, and the requests it strikes: the first `times` of those that match, each with `probability`."""
@@ -63,7 +66,7 @@ class Fault:
     claim_length: bool = True  # HALF_BODY: content-length of the whole body; False: of the half
     size: int = 1
     pad: int = 0
-    path: str = "/v1/*"  # a glob; not looked at on accept
+    path: str = _ANSWERS  # a glob; not looked at on accept
     times: int | None = None
     probability: float = 1.0
     reused: bool = False  # only requests that are not the first on their connection
@@ -78,6 +81,8 @@ class Fault:
 
     def matches(self, path: str, *, reused: bool) -> bool:
         """Whether a request for `path` is one of those the fault is meant for."""
+        if path == "/v1/models" and self.path == _ANSWERS and self.times is not None:
+            return False  # a gateway asks it on its own, and would use up a fault meant for an answer
         return fnmatchcase(path, self.path) and (reused or not self.reused)
 
 

@@ -30,6 +30,9 @@ class Place:
     open: bool = True
     away: float = 0.0
     full: bool = False
+    missed: bool = False
+    good: bool = False
+    back_at: float = 0.0
 
     def usable(self, now: float) -> bool:
         return self.open and not self.full
@@ -39,6 +42,15 @@ class Place:
 
     def away_until(self) -> float:
         return self.away
+
+    def doubtful(self) -> bool:
+        return self.missed
+
+    def sound(self) -> bool:
+        return self.good
+
+    def recovered_since(self, at: float, now: float) -> bool:
+        return self.back_at > at
 
 
 @dataclass
@@ -82,7 +94,7 @@ def walk(wanted: AttemptPlan[Place], *failures: Failure) -> list[tuple[str, floa
         if choice is None:
             return made
         made.append((choice.target.name, round(choice.delay, 6), choice.why))
-        wanted.failed(choice.target, failures[min(number, len(failures) - 1)])
+        wanted.failed(choice.target, failures[min(number, len(failures) - 1)], choice.delay)
     raise AssertionError("the plan never ends")
 
 
@@ -187,7 +199,7 @@ def test_after_a_failure_waiting_is_worth_it_only_where_a_retry_is_due(
     a = Place("a")
     wanted = plan([[a, Place("b", full=True)]], attempts=attempts)
     assert wanted.next(0.0) is not None
-    wanted.failed(a, Failure(kind))
+    wanted.failed(a, Failure(kind), 1.0)
     assert wanted.may_wait(0.0) is waits
 
 
@@ -289,3 +301,77 @@ def test_one_that_is_started_beside_a_silent_one_says_so() -> None:
     beside = wanted.beside(31.0, [a])
     assert beside is not None
     assert (beside.target, beside.why) == (b, "beside")
+
+
+def test_moving_on_from_a_failed_endpoint_to_a_sound_one_needs_no_budget() -> None:
+    broke = Budget(left=0)
+    for good, kind, made in (
+        (True, ErrorKind.BACKEND_UNREACHABLE, True),
+        (True, ErrorKind.GENERATION_FAILED, True),
+        (True, ErrorKind.MODEL_OVERLOADED, False),  # busy: more load makes it worse
+        (True, ErrorKind.INFERENCE_TIMEOUT, False),  # slow, and so may be the tier
+        (False, ErrorKind.BACKEND_UNREACHABLE, False),
+    ):
+        a, b = Place("a"), Place("b", good=good)
+        wanted = plan([[a, b]], budget=broke)
+        wanted.next(1.0)
+        wanted.failed(a, Failure(kind), 1.0)
+        assert (wanted.next(1.0) is not None) is made, (good, kind)
+    assert broke.taken == 0
+
+
+def test_an_endpoint_that_could_not_be_reached_comes_after_those_that_can() -> None:
+    a, b = Place("a", missed=True), Place("b")
+    choice = plan([[a, b]]).next(1.0)
+    assert choice is not None
+    assert choice.target is b
+    b.missed = True
+    assert plan([[a, b]]).next(1.0) is not None
+
+
+@pytest.mark.parametrize(
+    ("places", "failure", "recovers"),
+    [
+        ([Place("a", open=False)], None, True),
+        ([Place("a", open=False), Place("b")], None, False),
+        ([Place("a", open=False), Place("b", full=True)], None, False),  # only at its limit: another sort of wait
+        ([Place("a", missed=True)], ErrorKind.BACKEND_UNREACHABLE, True),
+        ([Place("a")], ErrorKind.GENERATION_FAILED, False),  # there, and failing: the client is told at once
+        ([Place("a", open=False)], ErrorKind.INVALID_INPUT, False),
+        ([Place("a", open=False)], ErrorKind.INFERENCE_TIMEOUT, False),  # silent: never asked again
+    ],
+)
+def test_waiting_makes_sense_when_everything_left_is_out(
+    places: list[Place], failure: ErrorKind | None, recovers: bool
+) -> None:
+    wanted = plan([places])
+    if failure is not None:
+        wanted.failed(places[0], Failure(failure), 1.0)
+    assert wanted.may_recover(1.0) is recovers
+
+
+def test_one_that_came_back_is_asked_beyond_attempts_twice_at_most_and_is_counted() -> None:
+    a, charged = Place("a"), []
+    wanted = AttemptPlan(
+        [[a]],
+        max_attempts=1,
+        on=ON,
+        backoff=lambda number: 0.0,
+        withdraw=lambda now: False,
+        pick=lambda places, now: places[0],
+        deadline=100.0,
+        charge=charged.append,
+    )
+    wanted.next(1.0)
+    wanted.failed(a, Failure(ErrorKind.BACKEND_UNREACHABLE), 1.0)
+    assert wanted.next(2.0) is None
+    assert wanted.recovered(2.0) is None
+    for at in (3.0, 4.0):
+        a.back_at = at
+        choice = wanted.recovered(at)
+        assert choice is not None
+        assert (choice.target, choice.why) == (a, "recovered")
+        wanted.failed(a, Failure(ErrorKind.BACKEND_UNREACHABLE), at)
+    a.back_at = 5.0
+    assert wanted.recovered(5.0) is None
+    assert charged == [3.0, 4.0]

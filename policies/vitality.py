@@ -1,0 +1,36 @@
+"""Whether an endpoint is there at all: what connections, answers and active checks say of it, the latest word counting.
+
+A circuit breaker judges how an endpoint answers, from several requests; this knows after one refused connection that
+nobody is there, and after one good check that somebody is again.
+"""
+
+from __future__ import annotations
+
+from math import inf
+
+
+class Vitality:
+    """What is known of one endpoint. Times are monotonic seconds."""
+
+    __slots__ = ("_missed_at", "_seen_at")
+
+    def __init__(self) -> None:
+        self._missed_at = -inf
+        self._seen_at = -inf
+
+    def seen(self, now: float) -> None:
+        """It answered, a request or a check."""
+        self._seen_at = max(self._seen_at, now)
+
+    def missed(self, now: float) -> None:
+        """It could not be reached."""
+        self._missed_at = now
+
+    @property
+    def doubtful(self) -> bool:
+        """Whether the last that was heard is that it could not be reached."""
+        return self._missed_at > self._seen_at
+
+    def seen_since(self, at: float) -> bool:
+        """Whether it answered anything after `at`."""
+        return self._seen_at > at
