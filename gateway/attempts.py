@@ -333,7 +333,7 @@ class Attempts:
 def book(services: Services, ctx: RequestContext, attempt: Attempt, failure: Failure | None, tokens: int) -> None:
     """Tells the endpoint's breaker and the metrics how an attempt ended; `tokens` are those seen of its answer.
 
-    Those of a stream that broke are not wasted yet: it may go on elsewhere.
+    Those of a stream that broke are not wasted yet: see `gateway.failover`.
     """
     assert ctx.route is not None
     endpoint, route, now = attempt.candidate.endpoint, ctx.route.name, monotonic()
@@ -343,8 +343,8 @@ def book(services: Services, ctx: RequestContext, attempt: Attempt, failure: Fai
     if failure is not None:
         begun = "interrupted" if attempt.failure is None else "failed"
         cause = _CAUSES.get(failure.kind, begun)
-        lost = tokens if cause != "interrupted" or attempt.kind is not AnswerKind.STREAM else 0
-        services.metrics.route(route).wasted(cause, now - attempt.started, lost)
+        if cause != "interrupted" or attempt.kind is not AnswerKind.STREAM:
+            services.metrics.route(route).wasted(cause, now - attempt.started, tokens)
 
 
 #: Failures that say something of the request itself.

@@ -29,7 +29,8 @@ _NOTHING: Mapping[str, Any] = {}
 @dataclass(slots=True)
 class AttemptRecord:
     """One attempt as operators see it. `failure` is None for one that answered, and for one that was `beaten`: another
-    one answered first. `tokens` came of it, and `warning` says in what it was made smaller, as far as is known."""
+    one answered first. `tokens` came of it, and `warning` says in what it was made smaller, as far as is known.
+    `continued`: it broke, and another one went on from where it was."""
 
     backend: str
     model: str
@@ -40,6 +41,7 @@ class AttemptRecord:
     ms: float = 0.0
     failure: Failure | None = None
     beaten: bool = False
+    continued: bool = False
     tokens: int = 0
     warning: str | None = None
 

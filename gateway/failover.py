@@ -13,7 +13,7 @@ from gateway.attempt import AnswerKind, Attempt
 from gateway.attempts import Attempts
 from gateway.context import RequestContext
 from gateway.relay.passage import Passage, Plain
-from gateway.relay.resume import Resumption
+from gateway.relay.resume import Resumption, Way
 from gateway.relay.stream import Heartbeat
 from gateway.runtime import Candidate, Route
 from gateway.services import Services
@@ -52,7 +52,7 @@ class Failover:
     def passage(self, attempt: Attempt) -> Passage:
         """How the first answer's frames go to the client."""
         if self._resumption is None:
-            return Plain(attempt.shape, None, strip=False)
+            return Plain(attempt.shape)
         return self._resumption.passage(attempt)
 
     async def go_on(self, broken: Attempt, passage: Passage, failure: Failure) -> tuple[Attempt, Passage] | None:
@@ -72,8 +72,11 @@ class Failover:
             beat.stop()
             self._attempts.abandon()
             self._numbers.resumes[outcome] += 1
-            if found is None:
-                self._wasted(self._ctx.record_of(broken).tokens)
+            record = self._ctx.record_of(broken)
+            if outcome == Way.TOKENS:
+                record.continued = True
+            else:
+                self._numbers.wasted("interrupted", monotonic() - broken.started, record.tokens)
 
     async def _elsewhere(self, resumption: Resumption) -> tuple[str, tuple[Attempt, Passage] | None]:
         """(what became of it, for the metrics; attempt and passage)."""
@@ -88,12 +91,9 @@ class Failover:
             attempt = await attempts.resumed(choice, order)
             if attempt is not None:
                 resumption.count += 1
-                self._wasted(order.wasted)
+                self._numbers.wasted("interrupted", 0.0, order.wasted)
                 return order.way.value, (attempt, order.passage)
         return outcome, None
-
-    def _wasted(self, tokens: int) -> None:
-        self._numbers.wasted("interrupted", 0.0, tokens)
 
     async def _text_of(self, candidate: Candidate, ids: Sequence[int]) -> str | None:
         """The text of token ids, as an endpoint says; None when it can't."""

@@ -232,8 +232,7 @@ class Pipeline:
             book(self._services, ctx, attempt, Failure(ErrorKind.CLIENT_DISCONNECTED), relay.chunks)
             raise
         ctx.usage = relay.usage() or ctx.usage
-        tokens = ctx.usage.completion_tokens if ctx.usage is not None else relay.chunks
-        book(self._services, ctx, attempt, failure, tokens)
+        book(self._services, ctx, attempt, failure, relay.tokens)
         return failure
 
     def _native_answer(self, ctx: RequestContext, attempt: Attempt) -> bytes:
@@ -265,8 +264,7 @@ class Pipeline:
     def _cut_off(self, ctx: RequestContext) -> None:
         """The process stops and cannot wait for this answer any longer."""
         error = GatewayError(ErrorKind.MODEL_OVERLOADED, _STOPPING, retry_after=1.0, attempts=ctx.failed_attempts())
-        answered = ctx.answered_by
-        if ctx.client.head_sent and answered is not None and answered.attempt.kind is AnswerKind.STREAM:
+        if ctx.client.head_sent and any(record.attempt.kind is AnswerKind.STREAM for record in ctx.attempts):
             ctx.error = error
             rendering = rendering_for(ctx.request.path)
             ctx.client.end(render_frame(error, rendering, ctx.correlation_id, self._services.clock()), close=True)

@@ -93,7 +93,7 @@ def _story(ctx: RequestContext, kind: ErrorKind | None, status: int, duration: f
             beaten=record.beaten,
             at_ms=(record.started - ctx.request.received_at) * 1000,
             tokens=record.tokens,
-            wasted=record.failure is not None or record.beaten,
+            wasted=(record.failure is not None and not record.continued) or record.beaten,
         )
         for record in ctx.attempts
     )

@@ -26,13 +26,17 @@ class Wishes:
     continuous: bool = False
 
 
+NO_WISHES = Wishes()
+
+
 @dataclass(slots=True)
 class Delivered:
     """`texts` by slot, `ids` those of all frames; the first `visible` of them are what the text was made of so far.
 
     `last_tokens` is how many the last frame with text held: with more than one, the last may have been held back.
     `textual`: nothing but text has been sent. `tracked`: every text came with its ids. `last_type` is the last event's
-    type in a stream that names them. `aligned`: see `backends.dialect.TokenIds`.
+    type in a stream that names them. `told_usage`: the frame that only tells usage has been sent. `aligned`: see
+    `backends.dialect.TokenIds`.
     """
 
     path: str
@@ -46,6 +50,7 @@ class Delivered:
     tracked: bool = True
     aligned: bool = True
     last_type: str | None = None
+    told_usage: bool = False
 
     @classmethod
     def of(cls, journal: Journal, path: str) -> Delivered:
@@ -82,6 +87,8 @@ class Delivered:
         """Notes one frame's ids and what it is, and returns its text, which it does not note."""
         if not self.head:
             self.head = {name: document[name] for name in ("id", "object", "created", "model") if name in document}
+        if document.get("usage") and document.get("choices") == []:
+            self.told_usage = True
         if document.get("type") != "ping":
             self.last_type = document.get("type")
         found = texts_of(document)

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 import orjson
 
-from gateway.relay.delivered import Delivered, Slot, Wishes
+from gateway.relay.delivered import NO_WISHES, Delivered, Slot, Wishes
 from gateway.relay.journal import Journal
 from gateway.relay.sse import StreamShape, data_of, document_of, split
 from gateway.relay.stops import AmbiguousStopError, StopStrings
@@ -33,11 +33,21 @@ class Passage(Protocol):
 class Plain:
     """The answer as it comes, noted in a journal where it may be resumed, without ids where they were our wish."""
 
-    __slots__ = ("_repair", "_strip", "complete", "journal")
+    __slots__ = ("_path", "_repair", "_strip", "_wishes", "complete", "journal")
 
-    def __init__(self, shape: StreamShape, journal: Journal | None, *, strip: bool) -> None:
+    def __init__(
+        self,
+        shape: StreamShape,
+        journal: Journal | None = None,
+        *,
+        strip: bool = False,
+        path: str = "",
+        wishes: Wishes = NO_WISHES,
+    ) -> None:
         self._repair = shape.repair
         self._strip = strip
+        self._path = path
+        self._wishes = wishes
         self.journal = journal
         self.complete = False
 
@@ -47,7 +57,9 @@ class Plain:
         return without_ids(frames) if self._strip else frames
 
     def closing(self) -> bytes:
-        return self._repair
+        if not self._wishes.usage or self.journal is None or self.journal.overflowed:
+            return self._repair
+        return _usage(Delivered.of(self.journal, self._path)) + self._repair
 
 
 class Continued:
@@ -84,6 +96,11 @@ class Continued:
         self._closed = True
         usage = self.delivered.usage_frame(self.completion_tokens) if self._wishes.usage else b""
         return usage + b"data: [DONE]\n\n"
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of the continuation."""
+        return self.completion_tokens - self._base
 
     @property
     def completion_tokens(self) -> int:
@@ -123,14 +140,15 @@ class Continued:
 class Replayed:
     """The same answer made again elsewhere: silent until it has come to where the client is, then passed on."""
 
-    __slots__ = ("_behind", "_fresh", "_shape", "_strip", "complete", "delivered")
+    __slots__ = ("_behind", "_fresh", "_shape", "_strip", "_wishes", "complete", "delivered")
 
-    def __init__(self, delivered: Delivered, shape: StreamShape, *, strip: bool) -> None:
+    def __init__(self, delivered: Delivered, shape: StreamShape, *, strip: bool, wishes: Wishes) -> None:
         self.delivered = delivered
         self._behind: dict[Slot, str] = dict(delivered.texts)
         self._fresh = Delivered(delivered.path, head=delivered.head, aligned=delivered.aligned)
         self._shape = shape
         self._strip = strip
+        self._wishes = wishes
         self.complete = False
 
     def feed(self, frames: bytes) -> bytes:
@@ -146,7 +164,7 @@ class Replayed:
         return b"".join(out)
 
     def closing(self) -> bytes:
-        return self._shape.repair
+        return (_usage(self._fresh) if self._wishes.usage else b"") + self._shape.repair
 
     def _passed(self, document: dict[str, Any]) -> bytes:
         found = self._fresh.take(document)
@@ -185,6 +203,12 @@ class Replayed:
         event = f"event: {document['type']}\n".encode() if "type" in document else b""
         frame = event + b"data: " + orjson.dumps(changed) + b"\n\n"
         return without_ids(frame) if self._strip else frame
+
+
+def _usage(delivered: Delivered) -> bytes:
+    """The frame that tells the usage, if it has not been sent and can be told from the ids."""
+    known = delivered.prompt and delivered.tracked and delivered.plain and not delivered.told_usage
+    return delivered.usage_frame(len(delivered.ids)) if known else b""
 
 
 def _with_texts(document: dict[str, Any], texts: dict[Slot, str]) -> dict[str, Any]:

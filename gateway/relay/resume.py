@@ -46,7 +46,10 @@ class Way(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """What is asked of the endpoint that a stream goes on at, and what becomes of its frames. `wasted` in tokens."""
+    """What is asked of the endpoint that a stream goes on at, and what becomes of its frames.
+
+    `wasted`: tokens of the broken answer that are made again to go on from a place which is known for certain.
+    """
 
     way: Way
     path: str
@@ -95,7 +98,7 @@ class Resumption:
     def passage(self, attempt: Attempt) -> Plain:
         """That of the first answer."""
         strip = self._by_ids and not self._kept and attempt.endpoint.dialect.token_ids is not None
-        return Plain(attempt.shape, Journal(), strip=strip)
+        return Plain(attempt.shape, Journal(), strip=strip, path=self._path, wishes=self._wishes)
 
     # -- after a break -------------------------------------------------------------------------------------------------
 
@@ -153,8 +156,8 @@ class Resumption:
         if strip:
             asked.pop("return_token_ids", None)
         body = self.body(orjson.dumps(asked), candidate.endpoint.dialect)
-        passage = Replayed(delivered, shape_for(self._path), strip=strip)
-        return Order(Way.REPLAY, self._path, self._target, body, passage, len(delivered.ids))
+        passage = Replayed(delivered, shape_for(self._path), strip=strip, wishes=self._wishes)
+        return Order(Way.REPLAY, self._path, self._target, body, passage)
 
     async def _continuation(self, candidate: Candidate, detokenize: Detokenize) -> Order | None:
         delivered, asked = self._delivered, self._asked

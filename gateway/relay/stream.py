@@ -207,6 +207,14 @@ class StreamRelay:
                         return usage
         return None
 
+    @property
+    def tokens(self) -> int:
+        """Tokens that this attempt made, as far as that is known; else its pieces."""
+        if isinstance(self.passage, Continued):
+            return self.passage.tokens
+        usage = self.usage()
+        return usage.completion_tokens if usage is not None else self.chunks
+
     def _break(self, failure: Failure) -> None:
         """The backend will send no more that is of use. Where only the last frames lack, the answer is whole."""
         if self.done.done():
@@ -305,6 +313,11 @@ class RawRelay:
     def usage(self) -> Usage | None:
         """Nothing is known of these bytes."""
         return None
+
+    @property
+    def tokens(self) -> int:
+        """Its pieces."""
+        return self.chunks
 
     def close(self) -> None:
         """Ends the relay from outside: the client left."""
