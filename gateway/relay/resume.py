@@ -20,7 +20,7 @@ from gateway.relay.journal import Journal
 from gateway.relay.passage import Continued, Passage, Plain, Replayed
 from gateway.relay.sse import ANTHROPIC, OPENAI, shape_for
 from gateway.relay.stops import StopStrings
-from gateway.relay.token_ids import asking_for_ids, asks_for_ids
+from gateway.relay.token_ids import asking_for_ids, says_of_ids
 from gateway.validation.facts import JsonFacts
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ class Order:
 class Resumption:
     """What one streamed request needs so that its answer can be resumed. `count`: breaks that it went on after."""
 
-    __slots__ = ("_asked", "_by_ids", "_delivered", "_kept", "_path", "_target", "_wishes", "count", "source")
+    __slots__ = ("_asked", "_by_ids", "_delivered", "_path", "_says", "_target", "_wishes", "count", "source")
 
     def __init__(self, path: str, target: bytes, document: dict[str, Any]) -> None:
         options = document.get("stream_options")
@@ -73,7 +73,7 @@ class Resumption:
         self._target = target
         self._wishes = Wishes(document.get("return_token_ids") is True, usage, continuous)
         self._by_ids = continuable(path, document)
-        self._kept = asks_for_ids(document)
+        self._says = says_of_ids(document)
         self._asked: dict[str, Any] = document
         self._delivered: Delivered | None = None
         self.source: Candidate | None = None
@@ -91,13 +91,13 @@ class Resumption:
 
     def body(self, body: bytes, dialect: Dialect) -> bytes:
         """The request's body for such an endpoint: it is asked for token ids where they can be of use."""
-        if not self._by_ids or self._kept or dialect.token_ids is None:
+        if not self._by_ids or self._wishes.ids or dialect.token_ids is None:
             return body
-        return asking_for_ids(body)
+        return asking_for_ids(body, says=self._says)
 
     def passage(self, attempt: Attempt) -> Plain:
         """That of the first answer."""
-        strip = self._by_ids and not self._kept and attempt.endpoint.dialect.token_ids is not None
+        strip = self._by_ids and not self._wishes.ids and attempt.endpoint.dialect.token_ids is not None
         return Plain(attempt.shape, Journal(), strip=strip, path=self._path, wishes=self._wishes)
 
     # -- after a break -------------------------------------------------------------------------------------------------
@@ -152,10 +152,12 @@ class Resumption:
         delivered = self._delivered
         assert delivered is not None
         asked = self._asked | {"model": candidate.model or self._asked["model"]}
-        strip = not self._kept
+        strip = not self._wishes.ids
         if strip:
             asked.pop("return_token_ids", None)
-        body = self.body(orjson.dumps(asked), candidate.endpoint.dialect)
+        body = orjson.dumps(asked)
+        if self._by_ids and strip and candidate.endpoint.dialect.token_ids is not None:
+            body = asking_for_ids(body, says=False)
         passage = Replayed(delivered, shape_for(self._path), strip=strip, wishes=self._wishes)
         return Order(Way.REPLAY, self._path, self._target, body, passage)
 

@@ -18,13 +18,15 @@ _NAMES = (b'token_ids"', b'prompt_text"')
 _ADDED = frozenset({"token_ids", "prompt_token_ids", "prompt_text"})
 
 
-def asking_for_ids(body: bytes) -> bytes:
-    """A JSON object with `return_token_ids` set; it must not hold that field already."""
+def asking_for_ids(body: bytes, *, says: bool) -> bytes:
+    """A request with `return_token_ids` set; `says` is whether it holds that field already."""
+    if says:
+        return orjson.dumps(orjson.loads(body) | {_FIELD: True})
     start = body.find(b"{") + 1
     return body[:start] + b'"return_token_ids":true,' + body[start:]
 
 
-def asks_for_ids(document: dict[str, Any]) -> bool:
+def says_of_ids(document: dict[str, Any]) -> bool:
     """Whether the field stands in a request, whatever its value."""
     return _FIELD in document
 

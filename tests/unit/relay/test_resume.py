@@ -54,7 +54,7 @@ def _expect_undisturbed_or_beginning(stage: Stage, cuts: list[int]) -> bool:
     return True
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(st.sampled_from([CHAT, COMPLETIONS]), _PROMPTS, _FIELDS, _FRAMES, _CUTS, st.booleans())
 def test_an_answer_cut_at_any_byte(
     path: str, prompt: str, fields: dict[str, Any], frames: list[int], cuts: list[int], detokenizes: bool

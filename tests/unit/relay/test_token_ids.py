@@ -77,4 +77,5 @@ def test_a_frame_without_ids_is_passed_on_as_it_came(document: dict[str, Any]) -
 def test_a_request_is_changed_by_one_member(start: bytes) -> None:
     body = start + b'"model":"m","messages":[{"return_token_ids":false}]}'
     expected = orjson.loads(body) | {"return_token_ids": True}
-    assert orjson.loads(asking_for_ids(body)) == expected
+    assert orjson.loads(asking_for_ids(body, says=False)) == expected
+    assert orjson.loads(asking_for_ids(b'{"return_token_ids":false}', says=True)) == {"return_token_ids": True}
