@@ -223,7 +223,7 @@ class AttemptPlan(Generic[T]):
             for able in ([t for t in open_ if t.usable(now)], [t for t in open_ if t.busy(now)]):
                 fresh = [target for target in able if target not in self._tried]
                 if able and (choice := self._choice(fresh or able, now, 0.0, RESUME)) is not None:
-                    return self._taken(tier, choice) if self._paid(now, choice.target) else None
+                    return self._taken(tier, choice) if self._paid(now, choice.target, left=True) else None
         return None
 
     def broke(self, target: T, failure: Failure, now: float) -> None:
@@ -306,14 +306,15 @@ class AttemptPlan(Generic[T]):
             self._tried.append(choice.target)
         return choice
 
-    def _paid(self, now: float, target: T) -> bool:
+    def _paid(self, now: float, target: T, *, left: bool = False) -> bool:
         """Takes an attempt at the target from the budget, unless it adds to nobody's trouble.
 
         The budget keeps retries from multiplying an outage. Going on from an endpoint that failed or could not be
         reached to one with nothing against it multiplies nothing; in an outage of all, none is of that kind for long.
+        `left`: a silent one, too, does no more work for this request.
         """
         last = self._last
-        moves_on = last is not None and last.blame is Blame.ENDPOINT and last.kind not in _SILENT
+        moves_on = last is not None and last.blame is Blame.ENDPOINT and (left or last.kind not in _SILENT)
         if (moves_on and target.sound()) or self._withdraw(now):
             return True
         self.budget_exhausted = True

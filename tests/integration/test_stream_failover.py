@@ -130,14 +130,21 @@ routes: [{{model: tiny, backends: [broken], fallback: [{named}]}}]
             assert len(list(good.log.to("/v1/completions"))) == goes_on
 
 
-async def test_resumes_take_from_the_one_budget() -> None:
+@pytest.mark.parametrize("how", ["killed", "stalled"])
+async def test_many_streams_that_break_at_once_all_go_on_whatever_the_budget(how: str) -> None:
     policy = POLICY.replace("{ratio: 1, min_per_second: 100}", "{ratio: 0, min_per_second: 0}")
-    async with stack(policy=policy) as (gateway, backends):
-        for backend in backends:
-            backend.inject(fault("rst_mid_stream", after=3))
-        answer = await gateway.chat(stream=True)
-        assert answer.error["error_type"] == "generation_failed"
-        assert sum(len(list(backend.log.to("/v1/completions"))) for backend in backends) == 0
+    async with stack(primaries=1, fallback=True, policy=policy) as (gateway, (bad, good)):
+        assert (await gateway.chat()).status == 200
+        bad.per_token = 0.02
+        bad.inject(*([fault("stall", after=5)] if how == "stalled" else []))
+        streams = [asyncio.create_task(gateway.chat(stream=True, max_tokens=20)) for _ in range(20)]
+        await until(lambda: sum(seen.tokens_sent >= 5 for seen in bad.log) >= 20)
+        if how == "killed":
+            await bad.kill()
+        for answer in await asyncio.gather(*streams):
+            assert text_of(answer) == count_text(1, 20)
+            assert answer.frames[-1] == "[DONE]"
+        assert len(good.log.to("/v1/completions")) == 20
 
 
 async def test_resume_can_be_switched_off() -> None:

@@ -20,6 +20,7 @@ class Place:
     up: bool = True
     full: bool = False
     away: float = 0.0
+    well: bool = False
     context_length: int | None = None
 
     def usable(self, now: float) -> bool:
@@ -30,6 +31,15 @@ class Place:
 
     def away_until(self) -> float:
         return self.away
+
+    def doubtful(self) -> bool:
+        return False
+
+    def sound(self) -> bool:
+        return self.well
+
+    def recovered_since(self, at: float, now: float) -> bool:
+        return False
 
 
 def plan_of(*tiers: list[Place], attempts: int = 5, budget: int = 100, deadline: float = 100.0) -> AttemptPlan[Place]:
@@ -53,7 +63,7 @@ def plan_of(*tiers: list[Place], attempts: int = 5, budget: int = 100, deadline:
 def begun(plan: AttemptPlan[Place]) -> Place:
     choice = plan.next(0.0)
     assert choice is not None
-    plan.broke(choice.target, BROKE)
+    plan.broke(choice.target, BROKE, 0.0)
     return choice.target
 
 
@@ -67,9 +77,9 @@ def test_it_goes_on_at_each_other_endpoint_and_never_where_it_broke() -> None:
     plan = plan_of([Place("a"), Place("b")], [Place("c")])
     begun(plan)
     assert resumed(plan) == "b"
-    plan.broke(plan._tiers[0][1], BROKE)
+    plan.broke(plan._tiers[0][1], BROKE, 0.0)
     assert resumed(plan) == "c"
-    plan.broke(plan._tiers[1][0], BROKE)
+    plan.broke(plan._tiers[1][0], BROKE, 0.0)
     assert resumed(plan) is None
 
 
@@ -108,6 +118,15 @@ def test_attempts_budget_and_deadline_bound_it(limits: dict[str, int]) -> None:
     assert plan.budget_exhausted is ("budget" in limits)
 
 
+@pytest.mark.parametrize("kind", [ErrorKind.GENERATION_FAILED, ErrorKind.INFERENCE_TIMEOUT])
+def test_moving_from_a_broken_endpoint_to_a_sound_one_costs_no_budget(kind: ErrorKind) -> None:
+    plan = plan_of([Place("a"), Place("b", well=True)], budget=0)
+    choice = plan.next(0.0)
+    assert choice is not None
+    plan.broke(choice.target, Failure(kind), 0.0)
+    assert resumed(plan) == "b"
+
+
 @pytest.mark.parametrize(
     "kind", [ErrorKind.CLIENT_DISCONNECTED, ErrorKind.DEADLINE_EXCEEDED, ErrorKind.CONTENT_FILTERED]
 )
@@ -115,5 +134,5 @@ def test_what_is_not_the_endpoints_fault_is_not_resumed(kind: ErrorKind) -> None
     plan = plan_of([Place("a"), Place("b")])
     choice = plan.next(0.0)
     assert choice is not None
-    plan.broke(choice.target, Failure(kind))
+    plan.broke(choice.target, Failure(kind), 0.0)
     assert resumed(plan) is None
