@@ -23,6 +23,8 @@ from gateway.reduction import reduction
 from gateway.relay.stream import RawRelay, Relay, StreamRelay, StreamTimeouts
 from gateway.runtime import Route, Runtime
 from gateway.services import Services
+from gateway.stale import REPLACED, KeptAnswer, StaleAnswers, stale_key
+from gateway.upstream.connection import UpstreamHead
 from gateway.upstream.request import correlation_lines, forwarded_for, passed_on
 from gateway.validation.body import parse_body
 from gateway.validation.content_encoding import decoded
@@ -56,7 +58,8 @@ class Pipeline:
                 answer = await attempts.answer()
                 await self._relay(ctx, route, attempts, answer)
         except GatewayError as error:
-            self._refuse(ctx, error)
+            if not self._answer_stale(ctx, error):
+                self._refuse(ctx, error)
         except asyncio.CancelledError:
             if client.disconnected:
                 ctx.error = GatewayError(ErrorKind.CLIENT_DISCONNECTED)
@@ -187,9 +190,12 @@ class Pipeline:
         ctx.status = head.status
         ctx.first_token_at = attempt.settled_at
         if attempt.kind is AnswerKind.WHOLE:
+            candidate = attempt.candidate
             body = attempt.held
             if ctx.is_native:
-                body = self._native_answer(ctx, attempt)
+                body = self._native_answer(ctx, body, candidate.model or ctx.model, fallback=candidate.fallback)
+            if route.stale is not None:
+                self._keep(ctx, route.stale, attempt, head)
             ctx.client.send(head.status, lines, body)
             return
         kind = ErrorKind.DEADLINE_EXCEEDED if ctx.deadline_is_clients else ErrorKind.INFERENCE_TIMEOUT
@@ -235,17 +241,46 @@ class Pipeline:
         book(self._services, ctx, attempt, failure, relay.tokens)
         return failure
 
-    def _native_answer(self, ctx: RequestContext, attempt: Attempt) -> bytes:
+    def _keep(self, ctx: RequestContext, kept: StaleAnswers, attempt: Attempt, head: UpstreamHead) -> None:
+        """Keeps a whole answer for when everything fails; not one that was made smaller or is another model's."""
+        candidate = attempt.candidate
+        if head.status != 200 or head.encoded or ctx.warning or ctx.degraded or candidate.fallback:
+            return
+        if (key := stale_key(ctx)) is not None:
+            model, lines = candidate.model or ctx.model, candidate.answer_lines(ctx.model)
+            kept.keep(key, KeptAnswer(attempt.held, head.content_type, lines, model, monotonic()))
+
+    def _answer_stale(self, ctx: RequestContext, error: GatewayError) -> bool:
+        """Sends an earlier answer to the same request in place of an error, where there is one."""
+        kept = ctx.route.stale if ctx.route is not None else None
+        if kept is None or error.kind not in REPLACED or ctx.client.head_sent or (key := stale_key(ctx)) is None:
+            return False
+        now = monotonic()
+        answer = kept.find(key, now)
+        if answer is None or ctx.route is None:
+            return False
+        age = int(now - answer.at)
+        ctx.warning = f"Every backend failed ({error.kind.value}): this is an earlier answer, {age} s old."
+        body = answer.body
+        if ctx.is_native:
+            body = self._native_answer(ctx, body, answer.model, fallback=False)
+        lines = b"content-type: %b\r\nage: %d\r\nx-seawall-stale: true\r\n" % (answer.content_type, age)
+        ctx.status = 200
+        self._services.metrics.route(ctx.route.name).stale += 1
+        ctx.client.send(200, lines + identity_lines(ctx.correlation_id) + answer.lines + attempt_lines(ctx, now), body)
+        return True
+
+    def _native_answer(self, ctx: RequestContext, held: bytes, model: str, *, fallback: bool) -> bytes:
         told: dict[str, object] = {
-            "model_used": attempt.candidate.model or ctx.model,
-            "was_fallback": attempt.candidate.fallback,
+            "model_used": model,
+            "was_fallback": fallback,
             "correlation_id": ctx.correlation_id,
         }
         if ctx.warning is not None:
             told["warning"] = ctx.warning
         if ctx.degraded is not None:
             told["degradation_level"] = ctx.degraded
-        body = native.from_backend(ctx.request.path, attempt.held, told)
+        body = native.from_backend(ctx.request.path, held, told)
         if body is None:
             raise GatewayError(ErrorKind.GENERATION_FAILED, attempts=ctx.failed_attempts())
         return body

@@ -18,6 +18,7 @@ from gateway.identity import ApiKey, KeyRing, TrustedProxies
 from gateway.key_limits import KeyLimits
 from gateway.native import GENERATE_IMAGE
 from gateway.routing import RouteTable
+from gateway.stale import StaleAnswers
 from gateway.validation.facts import Limits
 from policies.admission import AdmissionSettings
 from policies.balance import Balancer, make_balancer
@@ -111,6 +112,7 @@ class Route:
         "policy",
         "resumes",
         "room",
+        "stale",
         "tiers",
         "timeout",
     )
@@ -151,6 +153,7 @@ class Route:
         admission = AdmissionSettings(**policy.admission.model_dump())
         self.room = WaitingRoom(admission, members)
         self.hedge = _hedge(policy)
+        self.stale = StaleAnswers(policy.stale_if_error) if policy.stale_if_error.ttl > 0 else None
         self.degradation = _degradation(policy)
         self.fault = FaultInjection(policy.fault, rng) if policy.fault is not None else None
         if previous is not None:
@@ -158,6 +161,9 @@ class Route:
                 self.budget = previous.budget
             if previous.policy.hedge == policy.hedge:
                 self.hedge = previous.hedge
+            before = [candidate.endpoint for tier in previous.tiers for candidate in tier]
+            if previous.policy.stale_if_error == policy.stale_if_error and before == members:
+                self.stale = previous.stale
             if previous.policy.degrade == policy.degrade and previous.policy.degrades == policy.degrades:
                 self.degradation = previous.degradation
             if previous.room.matches(admission, members):

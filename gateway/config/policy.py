@@ -311,9 +311,11 @@ class LimitsPolicy(Section):
 
 
 class StaleIfErrorPolicy(Section):
-    """An earlier answer to the same deterministic request, when everything fails."""
+    """An earlier answer to the same deterministic request of the same caller, when everything fails; it says so."""
 
     ttl: Duration = Field(0.0, description="How old it may be. 0s: off.", examples=["10m"])
+    max_entries: Count = Field(1000, description="Answers kept for a route at most.", examples=[1000])
+    max_size: Size = Field(64 * 1024 * 1024, description="What they take at most.", examples=["64MiB"])
 
 
 class FaultPolicy(Section):

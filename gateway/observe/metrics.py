@@ -116,6 +116,7 @@ class RouteMetrics:
         "retries",
         "retry_budget_exhausted",
         "shed",
+        "stale",
         "wasted_seconds",
         "wasted_tokens",
     )
@@ -138,6 +139,7 @@ class RouteMetrics:
         self.queue_wait = Histogram(QUEUE_WAIT_BOUNDS)
         self.shed = dict.fromkeys(SHED_REASONS, 0)
         self.hedges = 0
+        self.stale = 0
         self.degradation: Callable[[], int] = int
         self.reduced = dict.fromkeys(REDUCTION_CAUSES, 0)
         self.faults = dict.fromkeys(FAULTS, 0)
@@ -198,6 +200,7 @@ class RouteMetrics:
         for reason, count in self.shed.items():
             yield "seawall_shed_total", (route, reason), count
         yield "seawall_hedges_total", (route,), self.hedges
+        yield "seawall_stale_answers_total", (route,), self.stale
         yield "seawall_degradation_level", (route,), self.degradation()
         for cause, count in self.reduced.items():
             yield "seawall_reduced_total", (route, cause), count
