@@ -82,7 +82,7 @@ def _headline(state: dict[str, Any]) -> Text:
     text = Text.assemble(("Seawall ", "bold"), (f"{state['version']}  ", "dim"))
     text.append(f" {overall} ", style=f"bold reverse {_TONES.get(overall, 'white')}")
     for name, value in (
-        ("requests/s", f"{latest['ok'] + sum(latest['errors'].values()):.1f}"),
+        ("requests/s", f"{latest['ok'] + _failed(latest):.1f}"),
         ("errors/min", str(state["errors"]["errors_last_minute"])),
         ("in flight", str(state["in_flight"])),
         ("queued", str(state["queued"])),
@@ -96,8 +96,8 @@ def _headline(state: dict[str, Any]) -> Text:
 def _charts(samples: Sequence[dict[str, Any]]) -> Table:
     grid = Table.grid(padding=(0, 2))
     rows: tuple[tuple[str, str, Callable[[dict[str, Any]], float | None], str], ...] = (
-        ("requests/s", "cyan", lambda s: s["ok"] + sum(s["errors"].values()), ""),
-        ("errors/s", "red", lambda s: sum(s["errors"].values()), ""),
+        ("requests/s", "cyan", lambda s: s["ok"] + _failed(s), ""),
+        ("errors/s", "red", lambda s: _failed(s), ""),
         ("first token p95", "magenta", lambda s: s["ttft"]["p95"], "s"),
         ("between tokens p95", "magenta", lambda s: s["itl"]["p95"], "s"),
     )
@@ -107,6 +107,11 @@ def _charts(samples: Sequence[dict[str, Any]]) -> Table:
         shown = "-" if latest is None else _seconds(latest) if unit else f"{latest:.1f}"
         grid.add_row(Text(name, style="dim"), Text(sparkline(values), style=style), Text(shown, style="bold"))
     return grid
+
+
+def _failed(sample: dict[str, Any]) -> float:
+    """Failures a second; a client that left is none."""
+    return float(sum(rate for kind, rate in sample["errors"].items() if kind != "client_disconnected"))
 
 
 def sparkline(values: Sequence[float | None]) -> str:

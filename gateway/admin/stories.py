@@ -19,6 +19,7 @@ _WHY = {
     "retry_same": "back to an endpoint that was tried: no other one was left",
     "fallback": "first of a further tier: none was left of the one before",
     "beside": "beside a slow one: that had given no first token within timeout.first_token",
+    "shrunk": "the same endpoint with a smaller request, as it had run out of memory",
     "last_resort": "its circuit was open and nothing else was left; one try a second is let through",
     "hedge": "a hedge beside an attempt that took longer than usual",
     "resume": "goes on with a stream that had broken",

@@ -43,6 +43,7 @@ function ask({ title, body, go, reason, work }) {
   setText(button, go ?? "Close");
   byId("dialog-cancel").hidden = !go;
   button.disabled = false;
+  const opener = document.activeElement;
   return new Promise((resolve) => {
     const form = dialog.querySelector("form");
     const submit = async (event) => {
@@ -69,6 +70,8 @@ function ask({ title, body, go, reason, work }) {
       form.removeEventListener("submit", submit);
       byId("dialog-cancel").removeEventListener("click", cancel);
       byId("dialog-key").value = "";
+      // The act may have taken its own button away: focus goes to its neighbour.
+      if (opener?.hidden) opener.closest("tr")?.querySelector("button:not([hidden])")?.focus();
       resolve();
     };
     form.addEventListener("submit", submit);

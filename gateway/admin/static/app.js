@@ -12,7 +12,8 @@ let samples = [];
 let lastEvent = 0;
 const requests = new Requests();
 
-const failed = (sample) => Object.values(sample.errors).reduce((sum, value) => sum + value, 0);
+// A client that left is no failure.
+const failed = (sample) => Object.entries(sample.errors).reduce((sum, [kind, value]) => sum + (kind === "client_disconnected" ? 0 : value), 0);
 const lines = (name, ...keys) =>
   keys.map((key, at) => ({ name: key, class: at ? "c-p95" : "c-p50", value: (sample) => sample[name][key] }));
 const charts = [
@@ -147,6 +148,14 @@ function circuitNote({ forced, retry_after: wait, failures, requests: seen }) {
   return seen ? `${failures} of ${seen} failed` : null;
 }
 
+// Shows the acts that make sense now. Focus on one that goes moves to its neighbour.
+function offer(row, sensible) {
+  const buttons = [...row.querySelectorAll("button")];
+  const focused = buttons.find((button) => button === document.activeElement);
+  for (const button of buttons) button.hidden = !sensible[button.dataset.verb];
+  if (focused?.hidden) buttons.find((button) => !button.hidden)?.focus();
+}
+
 function updateBackend(row, backend) {
   const told = JSON.stringify(backend);
   if (row.told === told) return;
@@ -159,13 +168,18 @@ function updateBackend(row, backend) {
   cell(row, "Health", h("span", { class: `badge ${tone}` }, state), note && h("small", {}, note));
   const circuitSays = circuitNote(backend.breaker);
   cell(row, "Circuit", h("span", { class: `badge ${circuitTone}` }, circuit), circuitSays && h("small", {}, circuitSays));
-  cell(row, "Load", `${backend.in_flight} / ${backend.limit}`, backend.waiting ? h("span", { class: "quiet" }, ` + ${Math.round(backend.waiting)} waiting`) : null, gauge(backend.limit ? backend.in_flight / backend.limit : 0));
+  cell(row, "Load", `${backend.in_flight} / ${backend.limit}`, backend.waiting ? h("span", { class: "quiet" }, ` +${Math.round(backend.waiting)} waiting`) : null, gauge(backend.limit ? backend.in_flight / backend.limit : 0));
   cell(row, "Latency", lately.ok ? `${milliseconds(lately.p50)} / ${milliseconds(lately.p95)}` : "–", h("small", {}, `${lately.ok} answered`));
   cell(row, "Failed", h("span", { class: lately.failed ? "bad" : "quiet" }, String(lately.failed)));
   cell(row, "KV cache", percent(backend.kv_cache), backend.kv_cache === null ? null : gauge(backend.kv_cache));
-  cell(row, "Worker", worker ? worker.state : h("span", { class: "quiet" }, "not ours"), worker && h("small", { class: worker.restarts ? "warn" : null }, `${worker.restarts} restart${worker.restarts === 1 ? "" : "s"} · pid ${worker.pid ?? "–"}`));
-  const off = { drain: backend.service === "draining", eject: backend.service === "ejected", restore: backend.service === "active", "breaker/open": backend.breaker.forced, "breaker/reset": backend.breaker.state === "closed" && !backend.breaker.failures };
-  for (const button of row.querySelectorAll("button")) button.disabled = off[button.dataset.verb];
+  cell(row, "Worker", worker ? worker.state : h("span", { class: "quiet" }, "not ours"), worker && h("small", { class: worker.restarts ? "warn" : null }, `${worker.restarts} restart${worker.restarts === 1 ? "" : "s"}`), worker?.pid ? h("small", {}, `pid ${worker.pid}`) : null);
+  offer(row, {
+    drain: backend.service === "active",
+    eject: backend.service !== "ejected",
+    restore: backend.service !== "active",
+    "breaker/open": !backend.breaker.forced,
+    "breaker/reset": backend.breaker.forced || backend.breaker.state !== "closed",
+  });
 }
 
 // -- routes -------------------------------------------------------------------------------------------------------------
@@ -183,7 +197,7 @@ function updateRoute(row, route) {
   ]);
   cell(row, "Route", route.name, route.models.join() === route.name ? null : h("small", {}, route.models.join(", ")));
   cell(row, "Tiers", h("div", { class: "tiers" }, ...tiers));
-  cell(row, "Policy", route.policy, h("small", {}, `${words(route.balance)}, ${route.attempts} attempts, first token ${seconds(route.timeouts.first_token)}, total ${seconds(route.timeouts.total)}`));
+  cell(row, "Policy", route.policy, h("small", {}, `${words(route.balance)}, ${route.attempts} attempts, first token ${seconds(route.timeouts.first_token)}, total ${duration(route.timeouts.total)}`));
   cell(row, "Answered", String(route.ok));
   cell(row, "Failed", h("span", { class: errors.length ? "bad" : "quiet" }, String(errors.reduce((sum, [, count]) => sum + count, 0))), ...errors.slice(0, 3).map(([kind, count]) => h("small", {}, `${words(kind)} ${count}`)));
   cell(row, "Retries", String(route.retries));

@@ -35,7 +35,9 @@ export function duration(value) {
   const minutes = Math.floor((value % 3600) / 60);
   if (days) return `${days} d ${hours} h`;
   if (hours) return `${hours} h ${minutes} min`;
-  return minutes ? `${minutes} min ${Math.floor(value % 60)} s` : `${Math.floor(value)} s`;
+  const rest = Math.floor(value % 60);
+  if (minutes) return rest ? `${minutes} min ${rest} s` : `${minutes} min`;
+  return `${rest} s`;
 }
 
 export function clock(timestamp) {
