@@ -11,6 +11,7 @@ import asyncio
 import gc
 import json
 from collections import deque
+from collections.abc import Sequence
 from time import perf_counter
 
 import uvloop
@@ -117,7 +118,15 @@ class Load:
     def __init__(self, options: argparse.Namespace) -> None:
         self.options = options
         self.stream = options.frames > 0
-        self.request = _request(options)
+        self.request = request(
+            host=f"{options.host}:{options.port}",
+            path=options.path,
+            model=options.model,
+            headers=options.header,
+            body=options.body,
+            frames=options.frames,
+            interval=options.interval,
+        )
         self.open = self.closing = False
         self.answers = self.failed = self.frames = self.lost = 0
         self.latencies: list[float] = []
@@ -212,19 +221,29 @@ def percentiles(values: list[float]) -> dict[str, float]:
     return {name: round(ordered[min(last, int(share * len(ordered)))] * 1000, 4) for name, share in picks.items()}
 
 
-def _request(options: argparse.Namespace) -> bytes:
-    text = "How does the tide come about?" + " x" * (options.body // 2)
-    fields: dict[str, object] = {"model": options.model, "messages": [{"role": "user", "content": text}]}
-    if options.frames:
-        fields |= {"stream": True, "max_tokens": options.frames, "seed": options.interval}
+def request(
+    *,
+    host: str = "127.0.0.1:8080",
+    path: str = "/v1/chat/completions",
+    model: str = "bench",
+    headers: Sequence[str] = (),
+    body: int = 60,
+    frames: int = 0,
+    interval: int = 0,
+) -> bytes:
+    """A chat request as a client sends it; `body` characters more in its message, `headers` as whole lines."""
+    text = "How does the tide come about?" + " x" * (body // 2)
+    fields: dict[str, object] = {"model": model, "messages": [{"role": "user", "content": text}]}
+    if frames:
+        fields |= {"stream": True, "max_tokens": frames, "seed": interval}
     else:
         fields |= {"max_tokens": 64, "temperature": 0.7}
-    body = json.dumps(fields, separators=(",", ":")).encode()
-    headers = "".join(f"{header}\r\n" for header in options.header)
+    data = json.dumps(fields, separators=(",", ":")).encode()
+    lines = "".join(f"{header}\r\n" for header in headers)
     return (
-        f"POST {options.path} HTTP/1.1\r\nHost: {options.host}:{options.port}\r\nUser-Agent: bench/1\r\n"
-        f"Accept: */*\r\nContent-Type: application/json\r\n{headers}Content-Length: {len(body)}\r\n\r\n"
-    ).encode() + body
+        f"POST {path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: bench/1\r\nAccept: */*\r\n"
+        f"Content-Type: application/json\r\n{lines}Content-Length: {len(data)}\r\n\r\n"
+    ).encode() + data
 
 
 def main() -> None:

@@ -29,7 +29,7 @@ _ANSWER = (
 ).encode()
 UNARY = _HEAD % len(_ANSWER) + _ANSWER
 
-_STREAM_HEAD = (
+STREAM_HEAD = (
     b"HTTP/1.1 200 OK\r\ndate: Wed, 01 Jul 2026 10:00:00 GMT\r\nserver: uvicorn\r\n"
     b"content-type: text/event-stream; charset=utf-8\r\ntransfer-encoding: chunked\r\n\r\n"
 )
@@ -43,9 +43,9 @@ def _chunked(data: bytes) -> bytes:
     return b"%x\r\n%b\r\n" % (len(data), data)
 
 
-_FIRST = _chunked(_CHUNK % (b'"role":"assistant","content":""', b"null"))
-_FRAME = _chunked(_CHUNK % (b'"content":" tide"', b"null"))
-_LAST = _chunked(_CHUNK % (b'"content":""', b'"stop"')) + _chunked(b"data: [DONE]\n\n") + b"0\r\n\r\n"
+FIRST = _chunked(_CHUNK % (b'"role":"assistant","content":""', b"null"))
+FRAME = _chunked(_CHUNK % (b'"content":" tide"', b"null"))
+LAST = _chunked(_CHUNK % (b'"content":""', b'"stop"')) + _chunked(b"data: [DONE]\n\n") + b"0\r\n\r\n"
 _METRICS = b"vllm:num_requests_running 0\nvllm:num_requests_waiting 0\nvllm:kv_cache_usage_perc 0\n"
 _MODELS = b'{"object":"list","data":[{"id":"bench","object":"model","owned_by":"bench","max_model_len":32768}]}'
 
@@ -92,11 +92,11 @@ class MockModel(asyncio.Protocol):
         frames, interval = _FRAMES.search(body), _INTERVAL.search(body)
         self._left = int(frames[1]) if frames else 16
         self._interval = int(interval[1]) / 1000 if interval else 0.0
-        self._transport.write(_STREAM_HEAD + _FIRST + _FRAME)
+        self._transport.write(STREAM_HEAD + FIRST + FRAME)
         if not self._interval:
             for _ in range(self._left - 1):
-                self._transport.write(_FRAME)
-            self._transport.write(_LAST)
+                self._transport.write(FRAME)
+            self._transport.write(LAST)
             return
         self._left -= 1
         self._due = self._loop.time() + self._interval
@@ -105,10 +105,10 @@ class MockModel(asyncio.Protocol):
     def _next(self) -> None:
         if self._left <= 0:
             self._timer = None
-            self._transport.write(_LAST)
+            self._transport.write(LAST)
             return
         self._left -= 1
-        self._transport.write(_FRAME)
+        self._transport.write(FRAME)
         self._due += self._interval
         self._timer = self._loop.call_at(self._due, self._next)
 
