@@ -107,10 +107,10 @@ class Way:
 
 
 async def _main(options: argparse.Namespace, told: TextIO) -> None:
-    with tempfile.TemporaryDirectory() as work:
-        config = Path(work, "gateway.yaml")
-        config.write_text(_CONFIG)
-        gateway = Gateway(load_config(config))
+    with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
+        file.write(_CONFIG)
+        file.flush()
+        gateway = Gateway(load_config(Path(file.name)))
     path = Way(gateway, request(frames=_FRAMES if options.stream else 0, headers=options.header), options.stream)
     await path.batch()
     profile = cProfile.Profile() if options.profile else None

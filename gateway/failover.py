@@ -12,6 +12,7 @@ import orjson
 from gateway.attempt import AnswerKind, Attempt
 from gateway.attempts import Attempts
 from gateway.context import RequestContext
+from gateway.race import Race
 from gateway.relay.passage import Passage, Plain
 from gateway.relay.resume import Resumption, Way
 from gateway.relay.stream import Heartbeat
@@ -102,14 +103,13 @@ class Failover:
         body = orjson.dumps({"model": candidate.model or ctx.model, "tokens": list(ids)})
         lines = self._attempts.lines_for(endpoint)
         head = request_head("POST", endpoint.base_path + b"/detokenize", endpoint.head_lines, lines, len(body))
-        settled: asyncio.Future[None] = self._loop.create_future()
-        asking = Attempt(candidate, "/detokenize", head, body, lambda _: settled.set_result(None), None)
+        race = Race(self._loop)
+        asking = Attempt(candidate, "/detokenize", head, body, race.settle, None)
+        race.running.append(asking)
         asking.start(min(self._route.timeout.connect, _DETOKENIZE_TIMEOUT))
         try:
-            async with asyncio.timeout(_DETOKENIZE_TIMEOUT):
-                await settled
-        except TimeoutError:
-            return None
+            if await race.next(monotonic() + _DETOKENIZE_TIMEOUT) is None:
+                return None
         finally:
             asking.cancel()
         if asking.failure is not None or asking.kind is not AnswerKind.WHOLE:

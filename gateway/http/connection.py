@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import httptools
 
+from gateway.http.job import Job
 from gateway.http.message import Request, status_line
 from gateway.http.rules import NO_WEBSOCKET, NOT_HTTP, framing_problem, is_host, origin_form, without_upgrade
 from policies.outcome import ErrorKind
@@ -29,9 +30,9 @@ _METHODS = frozenset({"GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"
 class ClientConnection(asyncio.Protocol):
     """Server side of one HTTP/1.1 connection; one request is answered at a time, in order.
 
-    The application answers through `send`, or `start`, `write` and `end`. A client that leaves cancels the task that
+    The application answers through `send`, or `start`, `write` and `end`. A client that leaves cancels the job that
     works on its request. `deadline` (loop time) is when the server may close the connection for its client's silence.
-    `cut_off` says that the task was cancelled because the server stops, with the client still there.
+    `cut_off` says that the job was cancelled because the server stops, with the client still there.
     """
 
     def __init__(self, server: Server) -> None:
@@ -52,7 +53,7 @@ class ClientConnection(asyncio.Protocol):
         self._refused = False
         self._pending: deque[Request] = deque()
         self._active: Request | None = None
-        self._task: asyncio.Task[None] | None = None
+        self._job: Job | None = None
         self._chunked = False
         self._head_sent = False
         self._closing = False
@@ -230,7 +231,8 @@ class ClientConnection(asyncio.Protocol):
         self.deadline = float("inf")
         if self._server.take_over(self, request):
             return
-        self._task = self._loop.create_task(self._server.handler(request, self))
+        self._job = job = Job(self._server.handler(request, self), self._loop)
+        job.start()
 
     def release(self) -> tuple[asyncio.Transport, Request]:
         """Gives the transport up to another protocol (the operations' server): this object is done with it."""
@@ -248,7 +250,7 @@ class ClientConnection(asyncio.Protocol):
         if request is None:
             return
         self._active = None
-        self._task = None
+        self._job = None
         self._on_pause = self._on_resume = None
         self._server.unreserve(len(request.body))
         if not request.keep_alive or self._told_to_close or self._refused:
@@ -346,11 +348,11 @@ class ClientConnection(asyncio.Protocol):
 
     def cut(self) -> None:
         """Stops the work on a request; its handler says so to the client."""
-        if self._task is None or self._task.done():
+        if self._job is None or self._job.done:
             self._transport.close()
         elif not self.cut_off:
             self.cut_off = True
-            self._task.cancel()
+            self._job.cancel()
 
     @property
     def idle(self) -> bool:
@@ -450,8 +452,8 @@ class ClientConnection(asyncio.Protocol):
             self._pending.append(self._active)
             self._active = None
         self._forget_the_rest()
-        if self._task is not None and not self._task.done():
-            self._task.cancel()
+        if self._job is not None:
+            self._job.cancel()
 
     def _forget_the_rest(self) -> None:
         """Gives back the room of requests that wait and of one that is arriving."""
