@@ -337,7 +337,8 @@ def book(services: Services, ctx: RequestContext, attempt: Attempt, failure: Fai
     """
     assert ctx.route is not None
     endpoint, route, now = attempt.candidate.endpoint, ctx.route.name, monotonic()
-    endpoint.end(attempt.permit, failure, attempt.settled_at - attempt.started, now)
+    streamed = attempt.kind is AnswerKind.STREAM
+    endpoint.end(attempt.permit, failure, attempt.settled_at - attempt.started, now, streamed=streamed)
     services.metrics.attempts(route, endpoint.name).judged(failure.kind if failure is not None else None)
     ctx.record_of(attempt).tokens = tokens
     if failure is not None:

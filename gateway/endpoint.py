@@ -206,8 +206,10 @@ class Endpoint:
         self.vitality.seen(now)
         self.limiter.observe(seconds, self.in_flight, now, tokens)
 
-    def end(self, permit: Permit | None, failure: Failure | None, seconds: float, now: float) -> None:
-        """An attempt is over; `seconds` to its first token or whole answer."""
+    def end(
+        self, permit: Permit | None, failure: Failure | None, seconds: float, now: float, *, streamed: bool = False
+    ) -> None:
+        """An attempt is over; `seconds` to its first token or whole answer, `streamed` when a stream had begun."""
         if failure is not None:
             if failure.kind in _OVERLOADED:
                 self.limiter.overloaded(now)
@@ -222,7 +224,7 @@ class Endpoint:
         else:
             verdict = Verdict.FAILURE if failure.blame is Blame.ENDPOINT else Verdict.NEUTRAL
         if permit is not None:
-            self.breaker.record(permit, verdict, seconds, now)
+            self.breaker.record(permit, verdict, seconds, now, streamed=streamed)
         self.release(now)
 
     def hold(self) -> None:

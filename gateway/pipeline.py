@@ -235,8 +235,11 @@ class Pipeline:
             failure = await relay.done
         except asyncio.CancelledError:
             relay.close()
+            ctx.backend_time += monotonic() - attempt.settled_at
             book(self._services, ctx, attempt, Failure(ErrorKind.CLIENT_DISCONNECTED), relay.chunks)
             raise
+        ctx.backend_time += monotonic() - attempt.settled_at
+        ctx.backend_until = monotonic()
         ctx.usage = relay.usage() or ctx.usage
         book(self._services, ctx, attempt, failure, relay.tokens)
         return failure

@@ -101,6 +101,7 @@ class CircuitBreaker:
     """
 
     __slots__ = (
+        "_broken_streams",
         "_consecutive",
         "_early_at",
         "_epoch",
@@ -150,6 +151,7 @@ class CircuitBreaker:
         self._early_at = -inf  # when the last early permit was handed out
         self._good = self._slow_probes = 0  # results of this half-open round
         self._consecutive = 0
+        self._broken_streams = 0  # in a row, whatever other requests came to in between
 
     # -- asking --------------------------------------------------------------------------------------------------------
 
@@ -229,12 +231,18 @@ class CircuitBreaker:
 
     # -- results -------------------------------------------------------------------------------------------------------
 
-    def record(self, permit: Permit, verdict: Verdict, seconds: float, now: float) -> None:
-        """Takes an attempt's result; `seconds` is how long its first token took."""
+    def record(self, permit: Permit, verdict: Verdict, seconds: float, now: float, *, streamed: bool = False) -> None:
+        """Takes an attempt's result; `seconds` is how long its first token took.
+
+        Of `streamed` answers, which begin before they can break, as many failures in a row as of all: else an endpoint
+        that breaks each stream would stay for the sake of its whole answers.
+        """
         if self._state is not _CLOSED:
             if self._permits.pop(permit, None) is not None:
                 self._judge_probe(verdict, seconds > self._slow_over, now)
         elif permit == self._epoch and verdict is not _NEUTRAL:
+            if streamed:
+                self._broken_streams = self._broken_streams + 1 if verdict is _FAILURE else 0
             self._count(verdict is _FAILURE, seconds > self._slow_over, now)
 
     # -- operators, checks, other replicas -----------------------------------------------------------------------------
@@ -294,7 +302,7 @@ class CircuitBreaker:
             return  # nothing that could open it
         enough = window.requests >= settings.min_requests
         if (
-            self._consecutive >= settings.consecutive_failures
+            max(self._consecutive, self._broken_streams) >= settings.consecutive_failures
             or (enough and failed and window.failures >= settings.failure_ratio * window.requests)
             or (enough and slow and self._too_slow(window.slow, window.requests))
         ):
@@ -351,7 +359,7 @@ class CircuitBreaker:
     def _close(self, now: float) -> None:
         self._permits.clear()
         self._window = OutcomeWindow(self.settings.window)
-        self._consecutive = 0
+        self._consecutive = self._broken_streams = 0
         self.closed_at = now
         self._serial += 1
         self._epoch = self._serial

@@ -366,3 +366,19 @@ def test_nonsense_from_outside_is_cut_to_the_possible(remaining: float) -> None:
     assert circuit.retry_after(160.0) == pytest.approx(60.0)
     with pytest.raises(ValueError):
         circuit.restore(SavedBreaker("ajar", 0.0, 0, forced=False), 100.0)
+
+
+@pytest.mark.parametrize(
+    ("streams", "state"),
+    [("ff", State.CLOSED), ("fff", State.OPEN), ("ffsff", State.CLOSED), ("ffnf", State.OPEN)],
+)
+def test_an_endpoint_that_breaks_its_streams_is_taken_out_whatever_its_whole_answers_are(
+    streams: str, state: State
+) -> None:
+    circuit = breaker(consecutive_failures=3, failure_ratio=1.0)
+    for letter in streams:
+        attempt(circuit, OK, 0.0)
+        permit = circuit.acquire(0.0)
+        assert permit is not None
+        circuit.record(permit, {"s": OK, "n": NEUTRAL, "f": BAD}[letter], 0.1, 0.0, streamed=True)
+    assert circuit.state(0.0) is state
