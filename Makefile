@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PORT ?= 8080
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test test-slow check format constraints bench bench-peers bench-curves clean
+.PHONY: help serve test test-slow check format constraints bench bench-peers bench-curves chaos docs clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -36,6 +36,9 @@ bench-peers: $(VENV)/.installed-dev ## installs the peers that bench measures, e
 
 bench-curves: $(VENV)/.installed-dev ## how the gateway's cost grows with connections, routes, backends, keys, body size
 	@$(BIN)/python -m benchmarks curves $(ARGS)
+
+chaos: $(VENV)/.installed-dev ## break backends under load, and count what clients see (about six minutes)
+	@$(BIN)/python -m benchmarks.chaos $(ARGS)
 
 constraints: $(VENV)/.installed-dev ## pin every dependency anew
 	@$(BIN)/pip install -q pip-tools

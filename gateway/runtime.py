@@ -186,6 +186,7 @@ class Route:
         return AttemptPlan(
             self.tiers,
             max_attempts=self.policy.retry.attempts,
+            max_resumes=self.policy.stream.max_resumes,
             on=self._on,
             backoff=self._wait,
             withdraw=self.budget.try_withdraw,

@@ -84,6 +84,7 @@ class AttemptPlan(Generic[T]):
         "_failed_at",
         "_last",
         "_max_attempts",
+        "_max_resumes",
         "_min_context",
         "_on",
         "_pick",
@@ -102,6 +103,7 @@ class AttemptPlan(Generic[T]):
         tiers: Sequence[Sequence[T]],
         *,
         max_attempts: int,
+        max_resumes: int = 0,
         on: frozenset[ErrorKind],
         backoff: Callable[[int], float],
         withdraw: Callable[[float], bool],
@@ -116,6 +118,7 @@ class AttemptPlan(Generic[T]):
         refused."""
         self._tiers = tiers
         self._max_attempts = max_attempts
+        self._max_resumes = max_resumes
         self._on = on
         self._backoff = backoff
         self._withdraw = withdraw
@@ -210,21 +213,33 @@ class AttemptPlan(Generic[T]):
     def resume(self, now: float, fits: Callable[[T], bool]) -> Choice[T] | None:
         """Another endpoint for an answer that broke after it had begun; `fits` says which can go on with it.
 
-        An attempt like any other, from the same budget. Never one that this stream broke at (see `broke`); one that
-        was not asked yet first. The request was admitted, so an endpoint at its limit may be asked when no other can.
+        From the same budget as other attempts, beyond which a request gets as many as its answer may be resumed. Never
+        one that this stream broke at (see `broke`); one that was not asked yet first. The request was admitted, so an
+        endpoint at its limit may be asked when no other can, one of a tier passed over when it began, and at last one of
+        those ejected beyond what may be.
         """
         last = self._last
-        if last is None or last.elsewhere is not Elsewhere.YES or self._attempts >= self._max_attempts:
+        if last is None or last.elsewhere is not Elsewhere.YES:
+            return None
+        if self._attempts >= self._max_attempts + self._max_resumes:
             return None
         if last.kind not in self._on and last.kind not in _ALWAYS_ELSEWHERE:
             return None
-        for tier in range(self._tier, len(self._tiers)):
-            open_ = [t for t in self._open(self._tiers[tier]) if t not in self._broken and fits(t)]
+        tiers = (*range(self._tier, len(self._tiers)), *range(self._tier))
+        for tier in tiers:
+            open_ = self._unbroken(self._tiers[tier], fits)
             for able in ([t for t in open_ if t.usable(now)], [t for t in open_ if t.busy(now)]):
                 fresh = [target for target in able if target not in self._tried]
                 if able and (choice := self._choice(fresh or able, now, 0.0, RESUME)) is not None:
                     return self._taken(tier, choice) if self._paid(now, choice.target, left=True) else None
+        for tier in tiers:
+            ejected = self._unbroken(self._ejected(self._tiers[tier], now), fits)
+            if ejected and (choice := self._choice(ejected, now, 0.0, LAST_RESORT)) is not None:
+                return self._taken(tier, choice) if self._paid(now, choice.target, left=True) else None
         return None
+
+    def _unbroken(self, targets: Sequence[T], fits: Callable[[T], bool]) -> list[T]:
+        return [target for target in self._open(targets) if target not in self._broken and fits(target)]
 
     def broke(self, target: T, failure: Failure, now: float) -> None:
         """Records that an answer which had begun broke there."""

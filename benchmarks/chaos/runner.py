@@ -65,16 +65,18 @@ async def run(subject: Subject, scenario: Scenario, *, rate: float = 40.0, logs:
                     for _ in range(5 if scenario.slow_readers else 0)
                 ]
                 await load.run(LAST)
-                await acting
+                healed = max(began + END, await acting)
                 await asyncio.gather(*readers, return_exceptions=True)
-    return summary(subject.name, scenario, load.outcomes, fleet.seen(), began + END)
+    return summary(subject.name, scenario, load.outcomes, fleet.seen(), healed)
 
 
-async def _act(fleet: Fleet, scenario: Scenario, began: float) -> None:
+async def _act(fleet: Fleet, scenario: Scenario, began: float) -> float:
+    """Lets the scenario happen; the loop time at which the last act was done (a process takes a while to start)."""
     loop = asyncio.get_running_loop()
     for act in scenario.acts:
         await asyncio.sleep(max(0.0, began + act.at - loop.time()))
         await fleet.backends[act.backend].act(act)
+    return loop.time()
 
 
 @contextlib.asynccontextmanager

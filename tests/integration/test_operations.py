@@ -121,7 +121,8 @@ async def test_keys_are_asked_for_and_say_which_models_may_be_used() -> None:
         assert good.status == 200
         models = await gateway.get("/v1/models", headers={"Authorization": "Bearer secret-b"})
         assert models.json["data"] == []
-        assert not list(backend.log.to("/v1/models"))
+        asked = [seen.headers["user-agent"] for seen in backend.log.to("/v1/models")]
+        assert all(agent.startswith("seawall-probe") for agent in asked)
 
 
 async def test_behind_a_proxy_the_operators_endpoints_need_the_key() -> None:

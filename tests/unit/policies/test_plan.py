@@ -70,6 +70,7 @@ def plan(
     tiers: Sequence[Sequence[Place]],
     *,
     attempts: int = 3,
+    resumes: int = 0,
     budget: Budget | None = None,
     deadline: float = 100.0,
     ejected: Sequence[Place] = (),
@@ -77,6 +78,7 @@ def plan(
     return AttemptPlan(
         tiers,
         max_attempts=attempts,
+        max_resumes=resumes,
         on=ON,
         backoff=lambda number: 0.1 * number,
         withdraw=(budget or Budget()).withdraw,
@@ -375,3 +377,48 @@ def test_one_that_came_back_is_asked_beyond_attempts_twice_at_most_and_is_counte
     a.back_at = 5.0
     assert wanted.recovered(5.0) is None
     assert charged == [3.0, 4.0]
+
+
+@pytest.mark.parametrize(("resumes", "names"), [(0, []), (1, ["c"]), (2, ["c", "d"])])
+def test_an_answer_that_broke_is_resumed_even_when_all_attempts_went_into_beginning_it(
+    resumes: int, names: list[str]
+) -> None:
+    a, b, c, d = (Place(name) for name in "abcd")
+    wanted = plan([[a, b, c, d]], attempts=2, resumes=resumes)
+    first = wanted.next(0.0)
+    assert first is not None
+    wanted.failed(first.target, BROKEN, 0.0)
+    begun = wanted.next(0.0)
+    assert begun is not None
+    broken, found = begun.target, []
+    for _ in range(3):
+        wanted.broke(broken, BROKEN, 0.0)
+        choice = wanted.resume(0.0, lambda place: place is not a)
+        if choice is None:
+            break
+        broken = choice.target
+        found.append(broken.name)
+    assert found == names
+
+
+def test_an_answer_that_broke_goes_back_to_a_tier_that_was_passed_over_when_it_began() -> None:
+    a, c = Place("a", open=False), Place("c")
+    wanted = plan([[a], [c]], resumes=1)
+    begun = wanted.next(0.0)
+    assert begun is not None
+    assert begun.target is c
+    wanted.broke(c, BROKEN, 1.0)
+    a.open = True
+    choice = wanted.resume(1.0, lambda place: True)
+    assert choice is not None
+    assert (choice.target, choice.why) == (a, "resume")
+
+
+def test_an_answer_that_broke_goes_on_at_one_ejected_beyond_what_may_be_when_nobody_else_is_left() -> None:
+    a, b = Place("a"), Place("b", open=False)
+    wanted = plan([[a, b]], resumes=1, ejected=[b])
+    assert wanted.next(0.0) is not None
+    wanted.broke(a, BROKEN, 1.0)
+    choice = wanted.resume(1.0, lambda place: True)
+    assert choice is not None
+    assert (choice.target, choice.why) == (b, "last_resort")
