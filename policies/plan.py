@@ -215,8 +215,8 @@ class AttemptPlan(Generic[T]):
 
         From the same budget as other attempts, beyond which a request gets as many as its answer may be resumed. Never
         one that this stream broke at (see `broke`); one that was not asked yet first. The request was admitted, so an
-        endpoint at its limit may be asked when no other can, one of a tier passed over when it began, and at last one of
-        those ejected beyond what may be.
+        endpoint at its limit may be asked when no other can, one of a tier passed over when it began, and at last one
+        of those ejected beyond what may be.
         """
         last = self._last
         if last is None or last.elsewhere is not Elsewhere.YES:
