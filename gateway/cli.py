@@ -110,6 +110,37 @@ def demo(port: PortOption = None) -> None:
 
 
 @app.command()
+def explain(
+    model: Annotated[str, typer.Argument(help="The model that a request names.")],
+    config: ConfigOption = Path("gateway.yaml"),
+    down: Annotated[list[str] | None, typer.Option(help="Suppose that this backend is down; may be repeated.")] = None,
+    url: Annotated[str | None, typer.Option(help="A running gateway whose backends' state counts.")] = None,
+    key: Annotated[str | None, typer.Option(envvar="SEAWALL_ADMIN_KEY", help="The operator's key.")] = None,
+) -> None:
+    """Tell which way a request for a model would take, without sending one."""
+    import asyncio
+
+    from gateway.config import ConfigError, load_config
+    from gateway.explain import explain as explained
+    from gateway.operator_client import CannotRead, get
+
+    try:
+        loaded = load_config(config)
+        seen = None if url is None else get(url, "/status", key)["endpoints"]
+        typer.echo(asyncio.run(explained(loaded, model, down or (), seen)))
+    except ConfigError as error:
+        for problem in error.problems:
+            typer.echo(problem, err=True)
+        raise typer.Exit(2) from None
+    except ValueError as error:
+        typer.echo(error, err=True)
+        raise typer.Exit(2) from None
+    except CannotRead as error:
+        typer.echo(f"cannot read the status of {url}: {error}", err=True)
+        raise typer.Exit(1) from None
+
+
+@app.command()
 def status(
     url: Annotated[str, typer.Argument(help="The gateway's address.")] = "http://127.0.0.1:8080",
     key: Annotated[str | None, typer.Option(envvar="SEAWALL_ADMIN_KEY", help="The operator's key.")] = None,

@@ -15,8 +15,9 @@ class WorstCase:
     """The most one request of a route can cost.
 
     `attempts` counts over all tiers. `seconds` is the time until the client has the answer's first token or an
-    error: the queue, then every attempt failing as late as it can, with the longest waits between. Hedges run beside
-    an attempt and are not counted; what follows a first token is bounded by `timeout.total`.
+    error: the queue, then every attempt failing as late as it can, with the longest waits between. Hedges count as
+    attempts. After everything was down, one that comes back may be asked beyond them, twice at most. What follows a
+    first token is bounded by `timeout.total`.
     """
 
     attempts: int
