@@ -31,8 +31,13 @@ class RawAnswer:
         return error
 
 
-async def talk(port: int, *pieces: bytes, timeout: float = 10.0, host: str = "127.0.0.1") -> list[RawAnswer]:
-    """Sends the pieces and reads until the server closes. Raises TimeoutError if it does not."""
+async def talk(
+    port: int, *pieces: bytes, timeout: float = 10.0, host: str = "127.0.0.1", head: bool = False
+) -> list[RawAnswer]:
+    """Sends the pieces and reads until the server closes. Raises TimeoutError if it does not.
+
+    `head`: the first request is a HEAD, whose answer has no body.
+    """
     reader, writer = await asyncio.open_connection(host, port)
     received = b""
     try:
@@ -47,20 +52,20 @@ async def talk(port: int, *pieces: bytes, timeout: float = 10.0, host: str = "12
                 pass  # closed with unread bytes of ours: what came before it counts
     finally:
         writer.close()
-    return answers(received)
+    return answers(received, head=head)
 
 
-def answers(received: bytes) -> list[RawAnswer]:
+def answers(received: bytes, *, head: bool = False) -> list[RawAnswer]:
     """All answers in what a server sent. Raises ValueError if any byte is not part of one."""
     found = []
     while received:
-        answer, received = _answer(received)
+        answer, received = _answer(received, bodiless=head and not found)
         if answer.status >= 200:
             found.append(answer)
     return found
 
 
-def _answer(data: bytes) -> tuple[RawAnswer, bytes]:
+def _answer(data: bytes, *, bodiless: bool) -> tuple[RawAnswer, bytes]:
     head, separator, rest = data.partition(b"\r\n\r\n")
     if not separator:
         raise ValueError(f"no end of a head: {data[:200]!r}")
@@ -73,7 +78,7 @@ def _answer(data: bytes) -> tuple[RawAnswer, bytes]:
     if names.count("content-length") + names.count("transfer-encoding") > 1:
         raise ValueError(f"two framings: {head!r}")
     code = int(status)
-    if code < 200:
+    if code < 200 or bodiless:
         return RawAnswer(code, headers, b""), rest
     values = dict(headers)
     if "transfer-encoding" in values:

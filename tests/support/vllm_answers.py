@@ -155,6 +155,8 @@ class VllmModel:
     def _embeddings(self, request: dict[str, Any], request_id: str, _: int) -> Reply:
         given = _required(request, "input", (str, list))
         inputs = [given] if isinstance(given, str) or (given and isinstance(given[0], int)) else given
+        if not all(isinstance(one, str | list) for one in inputs):
+            raise BadRequestError("1 validation error: input must be text or token ids", "input")
         prompts = [tokenize(one) if isinstance(one, str) else one for one in inputs]
         data = [
             {"index": i, "object": "embedding", "embedding": _vector(ids, request.get("encoding_format"))}
