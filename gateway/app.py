@@ -32,7 +32,7 @@ from gateway.observe.alerts import Alerts
 from gateway.observe.conditions import Conditions
 from gateway.observe.error_stats import ErrorStats
 from gateway.observe.logs import configure
-from gateway.observe.metrics import Metrics
+from gateway.observe.metrics import Metrics, StateMetrics
 from gateway.observe.request_log import RequestLog
 from gateway.observe.tracing import configure as configure_tracing
 from gateway.pipeline import Pipeline
@@ -40,6 +40,7 @@ from gateway.processes.peers import Alone, Peers
 from gateway.processes.sockets import bind, inherited
 from gateway.runtime import Runtime, build
 from gateway.services import Services
+from gateway.state.redis import SharedState, check_client
 
 #: Seconds between looks at the configuration file, and at connections to backends that nobody uses.
 WATCH_INTERVAL = 1.0
@@ -94,6 +95,8 @@ class Gateway:
         self._ops: web.Server | None = None
         self._watcher: asyncio.Task[None] | None = None
         self._hurry = asyncio.Event()
+        self._shared: SharedState | None = None
+        self._ending: set[asyncio.Task[None]] = set()
 
     async def start(self, sock: socket.socket, admin_sock: socket.socket | None = None) -> None:
         """Starts serving on a bound socket. Raises OSError when a TLS file cannot be read.
@@ -110,6 +113,7 @@ class Gateway:
             host, port = split_listen(admin.listen)
             await web.TCPSite(self._ops_runner, host, port).start()
         await self.monitor.start()
+        self._share(config)
         self.admin.start()
         self.alerts.start()
         tls = None
@@ -149,7 +153,30 @@ class Gateway:
         await self.server.drain(0.0 if self._hurry.is_set() else limit)
         await self._close()
 
+    def _share(self, config: Config) -> None:
+        """Shares state with other replicas as the configuration says. Raises OSError without the client for it."""
+        if self._shared is not None:
+            stopping = self.loop.create_task(self._shared.stop())
+            self._ending.add(stopping)
+            stopping.add_done_callback(self._ending.discard)
+        self._shared = self.metrics.state = None
+        self.monitor.unregister("state")
+        url = config.state.redis
+        if url is not None:
+            self.metrics.state = StateMetrics()
+            self._shared = SharedState(
+                url.get_secret_value(),
+                config.state.namespace,
+                lambda: self.runtime,
+                self.metrics.state,
+                self.services.log,
+            )
+            self.monitor.register("state", self._shared.check)
+            self._shared.start()
+
     async def _close(self) -> None:
+        if self._shared is not None:
+            await self._shared.stop()
         await self.monitor.stop()
         await self.admin.close()
         await self.alerts.stop()
@@ -190,6 +217,8 @@ class Gateway:
 
     def prepare(self, config: Config) -> Runtime:
         """Builds another configuration beside the one that is served. Raises OSError when a file cannot be read."""
+        if config.state.redis is not None:
+            check_client()
         return build(config, self.runtime, self._random)
 
     def swap(self, runtime: Runtime) -> None:
@@ -200,6 +229,8 @@ class Gateway:
         self.pipeline.runtime = runtime
         self._bind_metrics()
         self.monitor.update(runtime)
+        if before.config.state != config.state:
+            self._share(config)
         if self.peers.number in (None, 0):
             self.alerts.retarget(config.alerts.targets)
         for name, endpoint in before.endpoints.items():

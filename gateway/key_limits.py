@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from backends.dialect import Usage
 from gateway.errors.taxonomy import GatewayError
@@ -33,11 +33,11 @@ class Grant:
 
 
 class _KeyState:
-    __slots__ = ("in_flight", "key", "policy", "requests", "tokens", "typical")
+    __slots__ = ("elsewhere", "in_flight", "key", "policy", "requests", "tokens", "typical")
 
     def __init__(self, key: ApiKey) -> None:
         self.key = key
-        self.in_flight = 0
+        self.in_flight = self.elsewhere = 0
         self.typical = _TYPICAL_ANSWER
         self.requests = RateLimit(key.requests_per_minute) if key.requests_per_minute is not None else None
         self.tokens = RateLimit(key.tokens_per_minute) if key.tokens_per_minute is not None else None
@@ -99,7 +99,7 @@ class KeyLimits:
         state = self._states[key.name]
         grant = Grant(state)
         requests, tokens = state.requests, state.tokens
-        if key.concurrency is not None and state.in_flight >= key.concurrency:
+        if key.concurrency is not None and state.in_flight + state.elsewhere >= key.concurrency:
             message = f"This API key has {key.concurrency} requests in flight, as many as it may. Wait for one to end."
             raise GatewayError(ErrorKind.RATE_LIMITED, message, headers=state.headers(now))
         if tokens is not None:
@@ -115,6 +115,24 @@ class KeyLimits:
             lines = [f"{name.lower()}: {value}\r\n" for name, value in state.headers(now).items()]
             grant.headers = "".join(lines).encode("ascii")
         return grant
+
+    def concurrencies(self) -> Iterator[tuple[str, int]]:
+        """(key's name, requests in flight here) of the keys with a limit of them."""
+        for name, state in self._states.items():
+            if state.key.concurrency is not None:
+                yield name, state.in_flight
+
+    def rates(self) -> Iterator[tuple[str, str, RateLimit]]:
+        """(key's name, unit, limit) of all rate limits."""
+        for name, state in self._states.items():
+            if state.requests is not None:
+                yield name, "requests", state.requests
+            if state.tokens is not None:
+                yield name, "tokens", state.tokens
+
+    def elsewhere(self, name: str, in_flight: int) -> None:
+        """How many requests of a key other replicas have."""
+        self._states[name].elsewhere = in_flight
 
     def settle(self, grant: Grant, usage: Usage | None, streamed: int | None, now: float) -> None:
         """The request is over: takes what it did cost instead of what it might have.

@@ -252,6 +252,11 @@ class CircuitBreaker:
         if self._state is _OPEN and not self._forced:
             self._open_until = min(self._open_until, now)
 
+    def hold_open(self, until: float) -> None:
+        """Another replica finds out whether the endpoint is back: an open circuit stays open until then."""
+        if self._state is _OPEN and not self._forced:
+            self._open_until = max(self._open_until, until)
+
     def force_open(self, now: float) -> None:
         """Keeps the endpoint out until `reset`."""
         self._forced = True

@@ -32,12 +32,26 @@ class RetryBudget:
     `ratio * deposits + min_per_second * seconds + max(1, min_per_second)`.
     """
 
-    __slots__ = ("_balance", "_bucket", "_burst", "_changes", "_floor", "_floor_at", "settings")
+    __slots__ = (
+        "_balance",
+        "_bucket",
+        "_burst",
+        "_changes",
+        "_floor",
+        "_floor_at",
+        "_granted",
+        "_rate",
+        "elsewhere",
+        "settings",
+    )
 
     def __init__(self, settings: BudgetSettings) -> None:
         self.settings = settings
         self._changes = [0.0] * _BUCKETS
         self._balance = 0.0  # sum of `_changes`
+        self.elsewhere = 0.0
+        self._granted = 0.0  # of what is elsewhere
+        self._rate = settings.min_per_second
         self._bucket = 0  # number of the current bucket since time 0
         # A whole retry must fit into the floor, or a rate below 1 would grant none. A rate of 0 grants none.
         self._burst = max(1.0, settings.min_per_second) if settings.min_per_second > 0 else 0.0
@@ -71,7 +85,20 @@ class RetryBudget:
     def balance(self, now: float) -> float:
         """Retries that would be granted now, in one go."""
         self._refresh(now)
-        return max(self._balance + _ROUNDING, self._floor)
+        return max(self._balance + self._granted + _ROUNDING, self._floor)
+
+    @property
+    def own(self) -> float:
+        """Deposits less withdrawals made here lately."""
+        return self._balance
+
+    def share(self, elsewhere: float, replicas: int) -> None:
+        """Replicas act as one: `elsewhere` is the balance of the others, of which each of all `replicas` may take an
+        equal part; a debt is everyone's. The floor is divided among them."""
+        self.elsewhere = elsewhere
+        self._granted = min(elsewhere, elsewhere / replicas)
+        self._rate = self.settings.min_per_second / replicas
+        self._burst = max(1.0, self._rate) if self._rate > 0 else 0.0
 
     def _take(self) -> None:
         self._changes[self._bucket % _BUCKETS] -= 1.0
@@ -83,7 +110,7 @@ class RetryBudget:
         if bucket != self._bucket:
             self._advance(bucket)
         if now > self._floor_at:
-            self._floor = min(self._burst, self._floor + (now - self._floor_at) * self.settings.min_per_second)
+            self._floor = min(self._burst, self._floor + (now - self._floor_at) * self._rate)
             self._floor_at = now
 
     def _advance(self, bucket: int) -> None:

@@ -21,15 +21,17 @@ class Quota:
 class RateLimit:
     """`limit` units per `PERIOD` as a token bucket that holds one period's worth.
 
-    Kept like the generic cell rate algorithm: one number, the time at which the bucket will be full.
+    Kept like the generic cell rate algorithm: one number, the time at which the bucket will be full. `charged` adds up
+    what was taken here, for replicas that share a limit.
     """
 
-    __slots__ = ("_full_at", "_interval", "limit")
+    __slots__ = ("_full_at", "_interval", "charged", "limit")
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self._interval = PERIOD / limit
         self._full_at = 0.0
+        self.charged = 0.0
 
     def try_take(self, now: float, cost: float = 1.0) -> bool:
         """Takes `cost` units if they are there. More than the whole bucket is granted when it is full, on credit."""
@@ -41,6 +43,11 @@ class RateLimit:
     def charge(self, now: float, cost: float) -> None:
         """Takes units whether they are there or not; a negative cost gives some back."""
         self._full_at = max(now, max(now, self._full_at) + cost * self._interval)
+        self.charged += cost
+
+    def follow(self, now: float, reset: float, since: float) -> None:
+        """Takes over a bucket that is shared: full in `reset` seconds, and `since` units were taken here since."""
+        self._full_at = max(now, now + reset + since * self._interval)
 
     def retry_after(self, now: float, cost: float = 1.0) -> float:
         """Seconds until `try_take` would grant the cost; 0 for now."""

@@ -244,3 +244,8 @@ class StateConfig(Section):
         description="Redis or Valkey URL holding breakers, limits and budgets. null: each process keeps its own.",
         examples=["redis://10.0.0.9:6379/0"],
     )
+    namespace: Name = Field(
+        "seawall",
+        description="Begins every key in Redis: gateways that are to share nothing need different ones.",
+        examples=["production"],
+    )

@@ -75,6 +75,11 @@ class HealthChecks:
         at most `timeout` seconds."""
         self._checks[name] = _Registered(check, critical, timeout)
 
+    def unregister(self, name: str) -> None:
+        """Takes the check of this name out, if there is one."""
+        if self._checks.pop(name, None) is not None:
+            self.expire()
+
     def expire(self) -> None:
         """Has the next report made anew, as something has changed."""
         self._fresh_until = 0.0

@@ -81,6 +81,10 @@ class Monitor:
         self._checks.register(name, check)
         self._checks.expire()
 
+    def unregister(self, name: str) -> None:
+        """Takes a check out, if it is there."""
+        self._checks.unregister(name)
+
     async def report(self) -> dict[str, Any]:
         """The body of `GET /health`."""
         return await self._checks.report()

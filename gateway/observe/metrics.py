@@ -305,6 +305,25 @@ class EndpointMetrics:
             yield "seawall_endpoint_probe_duration_seconds", backend, self.probe_duration
 
 
+class StateMetrics:
+    """Numbers of the exchange with other replicas."""
+
+    __slots__ = ("exchanges", "replicas", "seconds", "up")
+
+    def __init__(self) -> None:
+        self.up = False
+        self.replicas = 1
+        self.seconds = 0.0
+        self.exchanges = {"ok": 0, "failed": 0}
+
+    def samples(self) -> Iterator[tuple[str, tuple[str, ...], Any]]:
+        yield "seawall_state_up", (), int(self.up)
+        yield "seawall_state_replicas", (), self.replicas
+        yield "seawall_state_exchange_seconds", (), self.seconds
+        for result, count in self.exchanges.items():
+            yield "seawall_state_exchanges_total", (result,), count
+
+
 class Metrics:
     """All numbers of one process. `routes` and `endpoints` are the configured names."""
 
@@ -312,6 +331,7 @@ class Metrics:
         self.log_lines_dropped: Callable[[], int] = int
         self.last_reload_successful = True
         self.workers = 1
+        self.state: StateMetrics | None = None
         self.worker_restarts = 0
         self.reloads = dict.fromkeys(("taken", "refused"), 0)
         self.alert_messages: Mapping[str, int] = dict.fromkeys(ALERT_RESULTS, 0)
@@ -396,6 +416,8 @@ class Metrics:
             yield "seawall_alert_messages_total", (result,), count
         for result, count in self.trace_spans.items():
             yield "seawall_trace_spans_total", (result,), count
+        if self.state is not None:
+            yield from self.state.samples()
         yield "seawall_workers", (), self.workers
         yield "seawall_worker_restarts_total", (), self.worker_restarts
         yield "seawall_build_info", (__version__,), 1
