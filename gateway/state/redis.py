@@ -142,6 +142,7 @@ class SharedState:
         self._reason = "not asked yet"
         self._answered_at = monotonic()
         self._task: asyncio.Task[None] | None = None
+        self._stopping = False
 
     def start(self) -> None:
         """Starts exchanging."""
@@ -149,10 +150,11 @@ class SharedState:
 
     async def stop(self) -> None:
         """Ends it, and counts for the others no more."""
+        self._stopping = True
         if self._task is not None:
             self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+            # With a bound: a client library that is just timing out may take the cancellation for its own.
+            await asyncio.wait({self._task}, timeout=2 * TIMEOUT)
         self._replica.alone(self._runtime(), monotonic())
         with contextlib.suppress(Exception):
             await asyncio.wait_for(self._redis.aclose(), TIMEOUT)
@@ -168,7 +170,7 @@ class SharedState:
 
     async def _run(self) -> None:
         pause = INTERVAL
-        while True:
+        while not self._stopping:
             started = monotonic()
             try:
                 await self._exchange()

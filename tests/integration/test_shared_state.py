@@ -38,8 +38,8 @@ def yaml(redis: RedisServer, *backends: FaultBackend, more: str = "") -> str:
     names = ", ".join(f"b{number}" for number in range(len(backends)))
     return (
         f"backends:\n{lines}\nroutes: [{{model: tiny, backends: [{names}], policy: p}}]\n"
-        "policies: {p: {retry: {attempts: 1}, circuit_breaker: "
-        "{consecutive_failures: 3, open_for: 2s, half_open_probes: 1, max_ejected: 1.0}}}\n"
+        "policies: {p: {retry: {attempts: 1}, admission: {max_wait: 10ms}, circuit_breaker: "
+        "{consecutive_failures: 3, open_for: 3s, half_open_probes: 1, max_ejected: 1.0}}}\n"
         f"state: {{redis: '{redis.url}'}}\n{more}"
     )
 
@@ -92,7 +92,7 @@ async def test_half_open_probes_are_shared_out(redis: RedisServer) -> None:
         await eventually(lambda: [breaker(one) for one in gateways] == ["open"] * 3)
         seen = len(list(backend.log.to("/v1/chat/completions")))
         # All ask without pause through the end of the open time: each probe fails and opens the circuit for longer.
-        ending = time.monotonic() + 4.5
+        ending = time.monotonic() + 5.5
         while time.monotonic() < ending:
             await asyncio.gather(*(one.chat() for one in gateways))
             await asyncio.sleep(0.02)
