@@ -114,8 +114,9 @@ async def test_ejecting_breaks_off_what_runs_and_it_is_answered_elsewhere() -> N
         assert answer.headers["x-seawall-attempts"] == "2"
 
 
-async def test_with_its_only_backend_out_of_service_a_route_is_critical_and_says_so_at_once() -> None:
-    async with FaultBackend() as one, running_gateway(config(one)) as gateway:
+async def test_with_its_only_backend_out_of_service_a_route_is_critical_until_it_is_back() -> None:
+    more = "policies: {default: {admission: {max_wait: 200ms}}}"
+    async with FaultBackend() as one, running_gateway(config(one, more=more)) as gateway:
         await act(gateway, f"{ACT}/eject")
         refused = await gateway.chat()
         assert (refused.status, refused.error["error_type"]) == (503, "model_overloaded")

@@ -58,6 +58,7 @@ async def test_a_killed_backend_is_hidden_told_and_seen_to_come_back() -> None:
             assert said in output
 
 
+@pytest.mark.slow
 async def test_a_frozen_backend_goes_on_afterwards() -> None:
     async with scene() as (gateway, _, port):
         pid = behind(f"http://127.0.0.1:{port}", None)
