@@ -295,3 +295,33 @@ policies:
                 assert text_of(answer) == "1€ 2€ 3"
                 assert answer.frames[-1] == "[DONE]"
         server.close()
+
+
+async def test_a_malformed_frame_is_left_out_where_the_stream_cannot_go_on_elsewhere() -> None:
+    async with stack(primaries=1) as (gateway, (backend,)):
+        backend.inject(fault("malformed_frame", after=3))
+        answer = await gateway.chat(stream=True)
+        assert text_of(answer) == count_text(1, 8)
+        assert answer.frames[-1] == "[DONE]"
+
+
+async def test_a_finished_answer_whose_last_frames_do_not_come_is_completed_with_its_usage() -> None:
+    policy = POLICY.replace("idle: 300ms", "idle: 20s").replace("total: 5s", "total: 30s")
+    async with stack(policy=policy) as (gateway, backends):
+        for backend in backends:
+            backend.inject(fault("hang", after="finish"))
+        started = monotonic()
+        answer = await gateway.chat(stream=True, stream_options={"include_usage": True})
+        assert monotonic() - started < 10
+        assert text_of(answer) == count_text(1, 8)
+        assert documents(answer)[-1]["usage"]["completion_tokens"] == 8
+        assert answer.frames[-1] == "[DONE]"
+        assert sum(len(backend.log.to("/v1/completions")) for backend in backends) == 0
+
+
+async def test_a_model_that_writes_the_end_marker_does_not_end_the_stream() -> None:
+    async with stack(primaries=1) as (gateway, (backend,)):
+        said = b'data: {"choices":[{"index":0,"delta":{"content":"data: [DONE]"},"finish_reason":null}]}\n\n'
+        backend.inject(fault("frame", after=2, body=said), fault("rst_mid_stream", after=4))
+        answer = await gateway.chat(stream=True)
+        assert answer.error["error_type"] == "generation_failed"
