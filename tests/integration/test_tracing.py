@@ -122,7 +122,8 @@ async def test_a_retry_and_a_fallback_are_spans_of_their_own_and_events_of_the_r
 
 
 async def test_the_attempt_that_opened_the_circuit_says_so() -> None:
-    once = "policies: {default: {circuit_breaker: {consecutive_failures: 1, max_ejected: 1.0}, retry: {attempts: 1}}}"
+    breaker = "circuit_breaker: {consecutive_failures: 1, max_ejected: 1.0}"
+    once = f"policies: {{default: {{{breaker}, retry: {{attempts: 1}}, admission: {{max_wait: 0s}}}}}}"
     async with (
         Collector() as collector,
         FaultBackend() as backend,
