@@ -131,7 +131,8 @@ class _Views:
         return _json(
             {
                 "version": __version__,
-                "uptime_seconds": max(one["uptime_seconds"] for one in workers),
+                "uptime": (uptime := max(one["uptime_seconds"] for one in workers)),
+                "uptime_seconds": uptime,
                 "timestamp": iso_timestamp(clock),
                 "draining": gateway.draining,
                 "health": await gateway.monitor.report(),

@@ -319,6 +319,8 @@ class Pipeline:
         status, headers, body = render(error, ctx.rendering, ctx.correlation_id, self._services.clock())
         ctx.status = status
         lines = error_lines(headers) + identity_lines(ctx.correlation_id)
+        if ctx.attempts:
+            lines += ctx.attempts[-1].attempt.candidate.answer_lines(ctx.model)
         if ctx.route is not None:
             lines += attempt_lines(ctx, monotonic())
         ctx.client.send(status, lines, body)

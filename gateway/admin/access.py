@@ -112,9 +112,9 @@ def _same_origin(headers: Mapping[str, str]) -> bool:
 
 
 def _names_this_machine(host: str) -> bool:
-    """Whether a `Host` is an address, or a name that no DNS server outside answers for."""
+    """Whether a `Host` is an address, or a name that nobody outside can register: one without a dot, or localhost's."""
     name = (host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]).lower()
-    if name in ("", "localhost") or name.endswith(".localhost"):
+    if "." not in name.rstrip(".") or name.endswith(".localhost"):
         return True
     try:
         ipaddress.ip_address(name)

@@ -84,7 +84,7 @@ state: {redis: "${REDIS_URL:-redis://127.0.0.1:6379/0}"}
 
 `default` always exists. Every other policy builds on the one it names in `extends`, or on `default`: sections are
 merged key by key, lists and plain values are replaced. Writing `default` changes what all others build on; it extends
-nothing itself.
+nothing itself. `images` exists too, as `{timeout: {first_token: 2m}}`, until you write your own.
 A `concurrency` of another `mode` replaces the inherited one whole.
 
 `retry.attempts` counts the attempts of a request over all tiers together, the first included; each tier of a route is

@@ -4,6 +4,9 @@ from collections.abc import Mapping
 from typing import Any
 
 DEFAULT = "default"
+#: Policies that are there without being written; writing one replaces it whole. An image comes whole, so its first byte
+#: takes as long as all of it.
+BUILT_IN: Mapping[str, Mapping[str, Any]] = {DEFAULT: {}, "images": {"timeout": {"first_token": "2m"}}}
 
 
 def parent_of(name: str, policy: Any) -> Any:
@@ -28,7 +31,7 @@ def lineage(name: str, policies: Mapping[str, Any]) -> tuple[list[str], str | No
         if parent in chain:
             return chain, f"policies extend each other in a circle: {' -> '.join([*chain, parent])}"
         if parent not in policies:
-            if parent == DEFAULT:
+            if parent in BUILT_IN:
                 break
             return chain, f"there is no policy {parent!r} to extend"
         chain.append(parent)
@@ -58,11 +61,11 @@ NULLABLE = frozenset({"slow_call", "fault", "degrade"})
 
 
 def resolve(policies: Mapping[str, Any]) -> dict[str, Any]:
-    """All policies complete, `default` among them. Raises ValueError for a faulty chain.
+    """All policies complete, the built-in ones among them. Raises ValueError for a faulty chain.
 
     Policies that are not mappings are left as they are, for the schema to refuse.
     """
-    written: dict[str, Any] = {DEFAULT: {}}
+    written: dict[str, Any] = dict(BUILT_IN)
     written.update((name, {} if policy is None else policy) for name, policy in policies.items())
     resolved: dict[str, Any] = {}
     for name, policy in written.items():

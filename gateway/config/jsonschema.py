@@ -18,6 +18,7 @@ def json_schema() -> dict[str, Any]:
         required = section.get("required", ())
         for name, value in section.get("properties", {}).items():
             section["properties"][name] = _as_written(value, optional=name not in required)
+    _allow_yaml_1_1(definitions["RetryPolicy"])
     definitions["Substitution"] = {
         "title": "Substitution",
         "description": "An environment variable: ${VAR}, or ${VAR:-default}.",
@@ -25,6 +26,12 @@ def json_schema() -> dict[str, Any]:
         "pattern": r"\$\{[A-Za-z_][A-Za-z0-9_]*(:-[^{}]*)?\}",
     }
     return {"$schema": DIALECT, **schema, "title": "gateway.yaml", "$defs": definitions}
+
+
+def _allow_yaml_1_1(retry: dict[str, Any]) -> None:
+    """Lets tools that read YAML 1.1 validate a file: for them the key `on` is the boolean true, which JSON lacks."""
+    del retry["additionalProperties"]
+    retry["propertyNames"] = {"enum": [*retry["properties"], True]}
 
 
 def raw_schema() -> dict[str, Any]:

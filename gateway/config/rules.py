@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
-from gateway.config.inherit import DEFAULT, lineage
+from gateway.config.inherit import BUILT_IN, DEFAULT, lineage
 from gateway.config.problems import Severity, closest
 from gateway.config.schema import BackendTls, Config, PolicyConfig, RouteConfig
 from gateway.config.tree import Path
@@ -65,7 +65,7 @@ def _unknown_in_routes(raw: Mapping[str, Any]) -> Iterator[Finding]:
                 if name not in backends:
                     yield Finding((*at, *path), f"there is no backend {name!r}", closest(name, backends))
         policy = route.get("policy")
-        known = {DEFAULT, *policies} if isinstance(policies, dict) else {DEFAULT}
+        known = {*BUILT_IN, *policies} if isinstance(policies, dict) else set(BUILT_IN)
         if isinstance(policy, str) and policy not in known:
             yield Finding((*at, "policy"), f"there is no policy {policy!r}", closest(policy, known))
 
@@ -90,7 +90,7 @@ def _faulty_inheritance(raw: Mapping[str, Any]) -> Iterator[Finding]:
         chain, fault = lineage(name, policies)
         if fault and told.isdisjoint(chain):
             written = policies[chain[-1]]["extends"]
-            hint = "" if written in policies else closest(written, {DEFAULT, *policies})
+            hint = "" if written in policies else closest(written, {*BUILT_IN, *policies})
             yield Finding(("policies", chain[-1], "extends"), fault, hint)
             told.update(chain)
 
@@ -148,7 +148,7 @@ def _unused(config: Config) -> Iterator[Finding]:
     governed = {route.policy for route in config.routes} | {policy.extends for policy in config.policies.values()}
     for name in config.policies:
         if name not in governed and name != DEFAULT:
-            yield _warning(("policies", name), "no route uses this policy")
+            yield Finding(("policies", name), "no route uses this policy", severity="warning", if_written=True)
 
 
 def _tiers(config: Config, number: int, route: RouteConfig) -> Iterator[Finding]:

@@ -109,7 +109,8 @@ class Config(Section):
     )
     policies: Annotated[dict[Name, PolicyConfig], BeforeValidator(or_empty)] = Field(
         default_factory=dict,
-        description="Policies by name. `default` always exists; writing it changes what all others build on.",
+        description="Policies by name. `default` and `images` always exist; writing `default` changes what all "
+        "others build on.",
     )
     alerts: Annotated[AlertsConfig, BeforeValidator(or_empty)] = Field(
         default_factory=AlertsConfig, description="Alerts."

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -11,9 +10,8 @@ from typing import Any
 import orjson
 
 from gateway.validation.errors import Location, wrong_fields
-from gateway.validation.schemas import UNKNOWN, Endpoint
+from gateway.validation.schemas import SIZE, UNKNOWN, Endpoint
 
-_SIZE = re.compile(r"\s*(\d+)\s*[xX*]\s*(\d+)\s*", re.ASCII)
 _CHARS_PER_TOKEN = 4
 _MAX_REWRITES = 16  # one request is sent under few names; more would only hold memory
 
@@ -101,7 +99,7 @@ class Facts:
         if isinstance(width, int) or isinstance(height, int):
             return int(width or height), int(height or width)
         size = self.field("size")
-        match = _SIZE.fullmatch(size) if isinstance(size, str) else None
+        match = SIZE.fullmatch(size) if isinstance(size, str) else None
         return (int(match[1]), int(match[2])) if match else None
 
     @property

@@ -7,6 +7,7 @@ pydantic, and so vLLM and SGLang, takes them. TypedDicts, because they validate 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any, Required
@@ -18,6 +19,8 @@ from typing_extensions import TypedDict
 from gateway.validation import media
 from gateway.validation.errors import UNION
 
+#: Width and height of an image. Beside it OpenAI's API has words, such as auto.
+SIZE = re.compile(r"\s*(\d+)\s*[xX*]\s*(\d+)\s*", re.ASCII)
 _INT64 = 2**63 - 1
 _MAX_MODEL = 256  # characters; a model's name goes into headers and log lines
 
@@ -26,6 +29,24 @@ def _printable(name: str) -> str:
     if not name.isprintable():
         raise PydanticCustomError("model_name", "must not contain control characters")
     return name
+
+
+def _not_blank(text: str) -> str:
+    if text and not text.strip():
+        raise PydanticCustomError("blank", "must not be empty: it holds only white space")
+    return text
+
+
+def _size(size: str) -> str:
+    if (sides := SIZE.fullmatch(size)) and not all(map(int, sides.groups())):
+        raise PydanticCustomError("size", "must be at least 1x1")
+    return size
+
+
+def _sides(size: str) -> str:
+    if not SIZE.fullmatch(size):
+        raise PydanticCustomError("size", "must be a width and a height, such as 512x512")
+    return size
 
 
 def _image_url(url: str) -> str:
@@ -63,6 +84,7 @@ Number = Annotated[float, Field(allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Probability = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 NotEmpty = Annotated[str, Field(min_length=1)]
+NotBlank = Annotated[NotEmpty, AfterValidator(_not_blank)]
 Object = dict[str, Any]
 Objects = Annotated[list[Object], _FAIL_FAST]
 Strings = Annotated[list[str], _FAIL_FAST]
@@ -234,7 +256,7 @@ class Picture(TypedDict, total=False):
 
     model: Model | None
     n: Copies | None
-    size: Annotated[str, Field(max_length=32)] | None
+    size: Annotated[str, Field(max_length=32), AfterValidator(_size)] | None
     width: AtLeast1 | None
     height: AtLeast1 | None
     steps: AtLeast1 | None
@@ -249,6 +271,13 @@ class Picture(TypedDict, total=False):
 
 class Image(Picture, total=False):
     prompt: Required[NotEmpty]
+
+
+class NativeImage(Image, total=False):
+    """The native endpoint, whose sizes are numbers only."""
+
+    prompt: Required[NotBlank]
+    size: Annotated[str, Field(max_length=32), AfterValidator(_sides), AfterValidator(_size)] | None
 
 
 class Tokenize(TypedDict, total=False):
@@ -272,8 +301,8 @@ class Generate(Sampling, total=False):
     """The native endpoint; also TGI's (`inputs` and `parameters`)."""
 
     model: Model | None
-    prompt: Annotated[str, Field(min_length=1)] | None
-    inputs: Annotated[str, Field(min_length=1)] | None
+    prompt: NotBlank | None
+    inputs: NotBlank | None
     max_tokens: AtLeast1 | None
     max_new_tokens: AtLeast1 | None
     parameters: GenerateParameters | None
@@ -347,5 +376,5 @@ JSON_ENDPOINTS = {
     "/generate": endpoint_of(
         Generate, one_of=("prompt", "inputs"), text=("prompt", "inputs"), token_limits=("max_tokens", "max_new_tokens")
     ),
-    "/generate_image": endpoint_of(Image, text=("prompt", "negative_prompt"), images=True),
+    "/generate_image": endpoint_of(NativeImage, text=("prompt", "negative_prompt"), images=True),
 }

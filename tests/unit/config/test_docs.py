@@ -43,6 +43,7 @@ BOUNDS = {
 }
 NOTES = {"title", "description", "default", "examples", "format", "writeOnly", "$schema", "$defs"}
 OTHERS = {"$ref", "anyOf", "enum", "const", "type", "properties", "required", "additionalProperties", "items"}
+OTHERS |= {"propertyNames"}
 
 
 def fits(value, schema, root):
@@ -66,6 +67,8 @@ def fits(value, schema, root):
     if isinstance(value, dict):
         known, more = schema.get("properties", {}), schema.get("additionalProperties", True)
         if not value.keys() >= set(schema.get("required", ())):
+            return False
+        if "propertyNames" in schema and not value.keys() <= set(schema["propertyNames"]["enum"]):
             return False
         unknown = [entry for name, entry in value.items() if name not in known]
         return (
@@ -131,6 +134,7 @@ def test_the_shipped_configuration_takes_its_port_from_the_environment():
         ({"policies": {"p": {"balance": "fair"}}}, False),
         ({"policies": {"p": {"retry": {"on": ["rate_limited"]}}}}, False),
         ({"policies": {"p": {"retry": {"attempts": 99}}}}, False),
+        ({"policies": {"p": {"retry": {"atempts": 3}}}}, False),
         ({"policies": {"p": {"concurrency": {"mode": "fixed"}}}}, False),
         ({"backends": {"a": {"kind": "vllm"}}}, False),
         ({"routes": []}, False),

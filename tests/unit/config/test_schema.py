@@ -29,7 +29,6 @@ routes:                           # first match wins; required, at least one
     policy: chat
   - {model: sdxl, backends: [sdxl], policy: images}
 policies:
-  images: {}
   chat:
     extends: default              # default always exists and may be redefined
     balance: least_load           # round_robin | random | p2c | least_load | prefix | session

@@ -38,6 +38,8 @@ def ask(decide, headers, peer, key):  # type: ignore[no-untyped-def]
         (LOCAL, "::1", None, "loopback"),
         (LOCAL, "::ffff:127.0.0.1", None, "loopback"),
         ({"Host": "localhost"}, HERE, None, "loopback"),
+        ({"Host": "gateway:8080"}, HERE, None, "loopback"),
+        ({"Host": "rebound.example."}, HERE, None, DENIED),
         ({"Host": "[::1]:8080"}, HERE, None, "loopback"),
         (LOCAL, HERE, KEY, "loopback"),
         (LOCAL, AWAY, None, DENIED),
