@@ -190,4 +190,5 @@ def _all_failed(snapshots: list[WorkerSnapshot]) -> bool:
 
 
 def _to_stderr(name: str, line: str) -> None:
-    print(f"{name} | {line}", file=sys.stderr, flush=True)
+    with contextlib.suppress(OSError):  # whoever read the log may be gone; the server goes on
+        print(f"{name} | {line}", file=sys.stderr, flush=True)

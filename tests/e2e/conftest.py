@@ -7,9 +7,22 @@ from collections.abc import Iterator
 import pytest
 
 from tests.e2e.demo import Demo, running_demo
+from tests.support.figures import Figures
 
 
 @pytest.fixture(scope="session")
 def demo() -> Iterator[Demo]:
     with running_demo() as demo:
         yield demo
+
+
+@pytest.fixture(scope="session")
+def figures() -> Figures:
+    return Figures()
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if Figures.lines:
+        terminalreporter.section("figures")
+        for line in Figures.lines:
+            terminalreporter.write_line(line)

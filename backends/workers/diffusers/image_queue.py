@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
 
-from backends.workers.diffusers.memory import is_fatal
 from backends.workers.diffusers.painter import Painter, Picture
 from backends.workers.diffusers.protocol import Drawing
+from backends.workers.memory import is_fatal
 
 logger = logging.getLogger(__name__)
 

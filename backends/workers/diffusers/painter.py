@@ -9,8 +9,8 @@ from typing import Any, Protocol
 import torch
 from PIL import Image
 
-from backends.workers.diffusers.memory import free_cache, is_out_of_memory
 from backends.workers.diffusers.protocol import Drawing
+from backends.workers.memory import free_cache, is_out_of_memory
 
 
 class Pipeline(Protocol):

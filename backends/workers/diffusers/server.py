@@ -123,7 +123,7 @@ class ImageServer:
 
     async def _drawn(self, request: web.Request, job: Job) -> list[Picture]:
         """The pictures, in time. Raises RequestError."""
-        from backends.workers.diffusers.memory import is_out_of_memory, used_and_available
+        from backends.workers.memory import is_out_of_memory, used_and_available
 
         loaded, _, _ = self._ready()
         limit = self._limit(request)
@@ -202,7 +202,7 @@ class ImageServer:
         return web.Response(status=200 if ready else 503)
 
     async def _show_metrics(self, request: web.Request) -> web.StreamResponse:
-        from backends.workers.diffusers.memory import used_and_available
+        from backends.workers.memory import used_and_available
 
         loaded, queue, metrics = self._ready()
         body = metrics.exposition(queue, used_and_available(loaded.painter.device))

@@ -3,6 +3,9 @@
 All state lives in the event loop; only the arithmetic of a step runs in a thread of its own. A step advances every
 running sequence that is due by one token, and reads at most `PREFILL_BUDGET` prompt tokens of those that have just
 come, so that a long prompt does not stop the streams of others.
+
+When memory runs out in a step, nothing of it is lost: the younger half of the batch gives its memory back and waits to
+be read again, and one that is alone is read in smaller pieces. Only what then still does not fit fails, alone.
 """
 
 from __future__ import annotations
@@ -15,110 +18,30 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from typing import Self
 
 import torch
 
+from backends.workers.embedded.generation import (
+    Choice,
+    Counters,
+    Delta,
+    EngineDeadError,
+    Generation,
+    NoMemoryError,
+    OverloadedError,
+)
 from backends.workers.embedded.model import Decoder, KVCache
 from backends.workers.embedded.sampling import SamplingParams, TokenLogprob, choose
 from backends.workers.embedded.text_stream import TextStream
 from backends.workers.embedded.tokens import ChatTokenizer
+from backends.workers.memory import free_cache, is_out_of_memory, used_and_available
 
 logger = logging.getLogger(__name__)
 
 PREFILL_BUDGET = 256
-
-
-class OverloadedError(Exception):
-    """The waiting queue is full."""
-
-
-class EngineDeadError(Exception):
-    """A step failed; the engine serves no more."""
-
-
-@dataclass(frozen=True, slots=True)
-class Delta:
-    """What one choice has gained: text, its token ids, and at its end why it ended (`stop`, `length`)."""
-
-    index: int
-    text: str
-    token_ids: Sequence[int]
-    logprobs: Sequence[TokenLogprob]
-    finish_reason: str | None = None
-    stop_reason: str | int | None = None
-
-
-@dataclass(slots=True)
-class Counters:
-    """What the engine has done since it began."""
-
-    prompt_tokens: int = 0
-    generation_tokens: int = 0
-    finished: dict[str, int] = field(default_factory=lambda: {"stop": 0, "length": 0, "abort": 0})
-    rejected: int = 0
-
-
-class Generation:
-    """One request's choices. Deltas wait here until taken: at most one for every token asked for."""
-
-    def __init__(self, engine: Engine, sequences: Sequence[_Sequence]) -> None:
-        self._engine = engine
-        self._open = list(sequences)
-        self._ready: list[Delta] = []
-        self._changed = asyncio.Event()
-        self._failed = False
-        for sequence in sequences:
-            sequence.generation = self
-
-    async def next(self) -> list[Delta]:
-        """The deltas since the last call, at least one; empty once every choice has ended. Raises EngineDeadError."""
-        while not self._ready:
-            if self._failed:
-                raise EngineDeadError
-            if not self._open:
-                return []
-            self._changed.clear()
-            await self._changed.wait()
-        taken, self._ready = self._ready, []
-        return taken
-
-    def abort(self) -> None:
-        """Ends what still runs and frees its places at once. Harmless when all has ended."""
-        for sequence in self._open:
-            self._engine._drop(sequence, "abort")
-        self._open.clear()
-
-    def _put(self, sequence: _Sequence, delta: Delta) -> None:
-        self._ready.append(delta)
-        if delta.finish_reason is not None:
-            self._open.remove(sequence)
-        self._changed.set()
-
-    def _fail(self) -> None:
-        self._failed = True
-        self._open.clear()
-        self._changed.set()
-
-
-@dataclass(slots=True, eq=False)
-class _Sequence:
-    prompt: Sequence[int]
-    params: SamplingParams
-    index: int
-    choice: int
-    text: TextStream
-    output: list[int] = field(default_factory=list)
-    logprobs: list[TokenLogprob] = field(default_factory=list)
-    unread: Sequence[int] = ()  # tokens the model has not seen: the prompt's rest, then each chosen token
-    cache: KVCache | None = None
-    due: float = 0.0
-    generation: Generation | None = None
-
-    @property
-    def prefilling(self) -> bool:
-        return not self.output
+#: Prompt tokens read at a time where memory is short.
+SMALLEST_PIECE = 32
 
 
 class Engine:
@@ -144,10 +67,13 @@ class Engine:
         self.dead = asyncio.Event()
         self._model = model
         self._max_num_seqs, self._max_waiting = max_num_seqs, max_waiting
+        self._fits = max_num_seqs  # as many at once as memory allowed the last time that it ran out
+        self._piece = PREFILL_BUDGET
+        self._embeddings = 0
         self._rate = tokens_per_second
         self._clock = clock
-        self._running: list[_Sequence] = []
-        self._waiting: deque[_Sequence] = deque()
+        self._running: list[Choice] = []
+        self._waiting: deque[Choice] = deque()
         self._wake = asyncio.Event()
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="model")
         self._never = [tokenizer.bos, *(tokenizer.opened(role)[0] for role in ("system", "user", "assistant"))]
@@ -189,24 +115,53 @@ class Engine:
             self.counters.rejected += 1
             raise OverloadedError
         sequences = [
-            _Sequence(prompt, wanted, place * n + choice, choice, self._text_stream(wanted), unread=prompt)
+            Choice(prompt, wanted, place * n + choice, choice, self._text_stream(wanted), unread=prompt)
             for place, (prompt, wanted) in enumerate(zip(prompts, params, strict=True))
             for choice in range(n)
         ]
-        generation = Generation(self, sequences)
+        generation = Generation(sequences, lambda sequence: self._drop(sequence, "abort"))
         self._waiting.extend(sequences)
         self._wake.set()
         return generation
 
     async def embed(self, ids: Sequence[int]) -> list[float]:
-        """The mean of the final hidden states, of length 1. Raises EngineDeadError."""
+        """The mean of the final hidden states, of length 1.
+
+        Raises EngineDeadError, OverloadedError, and NoMemoryError if it does not fit even in small pieces.
+        """
         if self.dead.is_set():
             raise EngineDeadError
-        return await asyncio.get_running_loop().run_in_executor(self._executor, self._embedding, ids)
+        if self._embeddings >= self._max_num_seqs + self._max_waiting:
+            self.counters.rejected += 1
+            raise OverloadedError
+        self._embeddings += 1
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._executor, self._embedding, ids)
+        finally:
+            self._embeddings -= 1
 
     def _embedding(self, ids: Sequence[int]) -> list[float]:
-        (states,) = self._model.hidden_states([(ids, self._model.new_cache(len(ids)))])
-        embedding: list[float] = torch.nn.functional.normalize(states.mean(0), dim=0).tolist()
+        try:
+            return self._embedding_in(ids, len(ids))
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+        logger.warning("out of memory with an embedding of %d tokens; trying again in pieces", len(ids))
+        free_cache(self._model.device)
+        try:
+            return self._embedding_in(ids, SMALLEST_PIECE)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            raise NoMemoryError(*used_and_available(self._model.device)) from None
+
+    def _embedding_in(self, ids: Sequence[int], piece: int) -> list[float]:
+        """Read `piece` tokens at a time."""
+        cache, total = self._model.new_cache(len(ids)), torch.zeros(())
+        for start in range(0, len(ids), piece):
+            (states,) = self._model.hidden_states([(ids[start : start + piece], cache)])
+            total = total + states.sum(0)
+        embedding: list[float] = torch.nn.functional.normalize(total / len(ids), dim=0).tolist()
         return embedding
 
     def _text_stream(self, params: SamplingParams) -> TextStream:
@@ -222,7 +177,13 @@ class Engine:
                 if not batch:
                     await self._pause()
                     continue
-                chosen = await loop.run_in_executor(self._executor, self._advance, batch)
+                try:
+                    chosen = await loop.run_in_executor(self._executor, self._advance, batch)
+                except Exception as error:
+                    if not is_out_of_memory(error):
+                        raise
+                    self._shrink(len(batch))
+                    continue
                 for (sequence, _), choice in zip(batch, chosen, strict=True):
                     if choice is not None and sequence in self._running:
                         self._account(sequence, *choice)
@@ -231,15 +192,63 @@ class Engine:
             self._die()
 
     def _admit(self) -> None:
-        while self._waiting and len(self._running) < self._max_num_seqs:
-            sequence = self._waiting.popleft()
-            sequence.cache = self._model.new_cache(len(sequence.prompt) + sequence.params.max_tokens)
-            self.counters.prompt_tokens += len(sequence.prompt)
+        while self._waiting and len(self._running) < min(self._fits, self._max_num_seqs):
+            sequence = self._waiting[0]
+            sequence.cache = self._new_cache(sequence)
+            if sequence.cache is None:
+                if self._running:
+                    return  # what runs gives memory back when it ends
+                self._give_up(sequence)
+                continue
+            self._waiting.popleft()
+            if not sequence.admitted:
+                sequence.admitted = True
+                self.counters.prompt_tokens += len(sequence.prompt)
             self._running.append(sequence)
 
-    def _due(self, now: float) -> list[tuple[_Sequence, int]]:
+    def _new_cache(self, sequence: Choice) -> KVCache | None:
+        """Room for the whole sequence; None if there is no memory for it."""
+        if self._model.cache_bytes(sequence.capacity) > used_and_available(self._model.device)[1]:
+            return None
+        try:
+            return self._model.new_cache(sequence.capacity)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            return None
+
+    def _shrink(self, batch: int) -> None:
+        """After a step for which memory ran out: less at once, or else the end of the one that is alone."""
+        keep = len(self._running) // 2
+        if keep:
+            for sequence in reversed(self._running[keep:]):
+                sequence.preempt()
+                self._waiting.appendleft(sequence)
+                self.counters.preemptions += 1
+            del self._running[keep:]
+            self._fits = keep
+        elif self._piece > SMALLEST_PIECE:
+            self._piece = SMALLEST_PIECE
+        elif self._running:
+            self._give_up(self._running[0])
+        free_cache(self._model.device)
+        told = "out of memory in a step of %d sequences; going on with %d, %d tokens of a prompt at a time"
+        logger.warning(told, batch, len(self._running), self._piece)
+
+    def _give_up(self, sequence: Choice) -> None:
+        """Ends the request of a sequence that does not fit even alone."""
+        error = NoMemoryError(*used_and_available(self._model.device))
+        logger.error("a request of up to %d tokens failed: %s", sequence.capacity, error)
+        generation = sequence.generation
+        for each in [*self._running, *self._waiting]:
+            if each.generation is generation:
+                self._drop(each, "error")
+        if generation is not None:
+            generation.fail(error)
+
+    def _due(self, now: float) -> list[tuple[Choice, int]]:
         """Who takes part in the next step, and with how many of its unread tokens."""
-        budget, batch = PREFILL_BUDGET, []
+        budget, batch = self._piece, []
         for sequence in self._running:
             count = min(len(sequence.unread), budget) if sequence.prefilling else int(sequence.due <= now)
             if count:
@@ -250,9 +259,11 @@ class Engine:
     async def _pause(self) -> None:
         wait = min((sequence.due for sequence in self._running), default=None)
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._wake.wait(), None if wait is None else max(0.0, wait - self._clock()))
+            # Not wait_for: before Python 3.12 it can swallow a cancellation, and the engine would never end.
+            async with asyncio.timeout(None if wait is None else max(0.0, wait - self._clock())):
+                await self._wake.wait()
 
-    def _advance(self, batch: Sequence[tuple[_Sequence, int]]) -> list[tuple[int, TokenLogprob | None] | None]:
+    def _advance(self, batch: Sequence[tuple[Choice, int]]) -> list[tuple[int, TokenLogprob | None] | None]:
         """One step, in the model's thread: the token chosen for each, None where the prompt is not read to its end."""
         rows = [(sequence.unread[:count], sequence.cache) for sequence, count in batch if sequence.cache is not None]
         logits = self._model.step(rows)
@@ -262,13 +273,13 @@ class Engine:
             chosen.append(None if sequence.unread else self._choose(sequence, row))
         return chosen
 
-    def _choose(self, sequence: _Sequence, logits: torch.Tensor) -> tuple[int, TokenLogprob | None]:
+    def _choose(self, sequence: Choice, logits: torch.Tensor) -> tuple[int, TokenLogprob | None]:
         params, output = sequence.params, sequence.output
         goes_on = params.ignore_eos or len(output) < params.min_tokens
         banned = [*self._never, self.tokenizer.end] if goes_on else self._never
-        return choose(logits, params, sequence.prompt, output, choice=sequence.choice, banned=banned)
+        return choose(logits, params, sequence.prompt, output, choice=sequence.number, banned=banned)
 
-    def _account(self, sequence: _Sequence, token: int, logprob: TokenLogprob | None) -> None:
+    def _account(self, sequence: Choice, token: int, logprob: TokenLogprob | None) -> None:
         """Notes a chosen token, tells the request what can be told, and ends the sequence where it ends."""
         sequence.output.append(token)
         sequence.unread = (token,)
@@ -283,9 +294,9 @@ class Engine:
             self._drop(sequence, finish_reason)
         if (ids or finish_reason) and sequence.generation is not None:
             delta = Delta(sequence.index, text, ids, told, finish_reason, stop_reason)
-            sequence.generation._put(sequence, delta)
+            sequence.generation.put(sequence, delta)
 
-    def _ending(self, sequence: _Sequence, token: int) -> tuple[str | None, str | int | None]:
+    def _ending(self, sequence: Choice, token: int) -> tuple[str | None, str | int | None]:
         params, made = sequence.params, len(sequence.output)
         may_stop = made > params.min_tokens
         if sequence.text.push(token, may_stop=may_stop):
@@ -299,17 +310,19 @@ class Engine:
     def _next_beat(self) -> float:
         return (math.floor(self._clock() * self._rate) + 1) / self._rate if self._rate else 0.0
 
-    def _drop(self, sequence: _Sequence, reason: str) -> None:
+    def _drop(self, sequence: Choice, reason: str) -> None:
         for places in (self._running, self._waiting):
             if sequence in places:
                 places.remove(sequence)
         self.counters.finished[reason] += 1
+        if reason in ("stop", "length"):  # memory is enough again: one more at a time, whole pieces
+            self._fits, self._piece = min(self._fits + 1, self._max_num_seqs), PREFILL_BUDGET
         self._wake.set()
 
     def _die(self) -> None:
         self.dead.set()
         for sequence in [*self._running, *self._waiting]:
             if sequence.generation is not None:
-                sequence.generation._fail()
+                sequence.generation.fail(EngineDeadError())
         self._running.clear()
         self._waiting.clear()

@@ -9,7 +9,7 @@ from typing import Any
 
 import orjson
 
-from backends.workers.embedded.engine import Delta
+from backends.workers.embedded.generation import Delta
 from backends.workers.embedded.sampling import TokenLogprob
 from backends.workers.embedded.tokens import ChatTokenizer
 

@@ -15,6 +15,7 @@ def exposition(engine: Engine, model: str) -> str:
         ("prompt_tokens_total", "counter", "Number of prefill tokens processed.", done.prompt_tokens),
         ("generation_tokens_total", "counter", "Number of generation tokens processed.", done.generation_tokens),
         ("admission_rejections_total", "counter", "Requests refused because the queue was full.", done.rejected),
+        ("num_preemptions_total", "counter", "Sequences that gave their memory back.", done.preemptions),
     ]
     labels = f'engine="0",model_name="{model}"'
     lines = []

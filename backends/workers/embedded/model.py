@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.nn.functional import linear, scaled_dot_product_attention, silu
@@ -161,6 +162,17 @@ class Decoder(nn.Module):
         """Room for one sequence of at most `capacity` tokens."""
         return KVCache(self.config, capacity, self.embed.weight.dtype)
 
+    def cache_bytes(self, capacity: int) -> int:
+        """What `new_cache` will take."""
+        config = self.config
+        per_token = config.num_hidden_layers * 2 * config.num_key_value_heads * config.head_dim
+        return per_token * capacity * self.embed.weight.element_size()
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return self.embed.weight.device
+
     def save(self, folder: Path) -> None:
         """Writes `config.json` and the weights, in float16, as `model.safetensors`."""
         config = asdict(self.config) | {"architectures": ["SeawallTideForCausalLM"], "tie_word_embeddings": True}
@@ -173,10 +185,12 @@ class Decoder(nn.Module):
         """Reads what `save` wrote, ready to serve. Raises OSError if one is missing, ValueError if they do not fit."""
         written = json.loads((folder / "config.json").read_text())
         names = ModelConfig.__dataclass_fields__
-        model = cls(ModelConfig(**{name: value for name, value in written.items() if name in names}))
         try:
+            model = cls(ModelConfig(**{name: value for name, value in written.items() if name in names}))
             model.load_state_dict(load_file(folder / "model.safetensors"))
-        except RuntimeError as error:
+        except SafetensorError as error:
+            raise ValueError(f"the weights in {folder.name} are damaged: SafetensorError: {error}") from error
+        except (RuntimeError, TypeError) as error:
             raise ValueError(f"the weights in {folder.name} do not fit its config.json") from error
         return model.to(dtype).eval()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import logging
 import struct
 import uuid
@@ -19,13 +20,15 @@ from backends.workers.embedded.protocol import RequestError, error_body
 from backends.workers.ports import port_is_shared
 
 if TYPE_CHECKING:  # torch takes seconds to import: it comes with the model, behind the open socket
-    from backends.workers.embedded.engine import Engine, Generation
+    from backends.workers.embedded.engine import Engine
     from backends.workers.embedded.frames import Answer
+    from backends.workers.embedded.generation import Generation
     from backends.workers.embedded.loading import Loaded
 
 logger = logging.getLogger(__name__)
 
 ENGINE_DEAD = "EngineCore encountered an issue. See stack trace (above) for the root cause."
+OVERLOADED = "The server is overloaded, try again later."
 _MAX_BODY = 20 << 20
 _RETRY_SOON = {"Retry-After": "1"}
 _JSON = "application/json"
@@ -33,10 +36,14 @@ _R = TypeVar("_R", bound=protocol._Request)
 
 
 class TextServer:
-    """Answers for one model under one or more `served` names. Unready, with 503 everywhere, until `open` is entered."""
+    """Answers for one model under one or more `served` names. Unready, with 503 everywhere, until `open` is entered.
 
-    def __init__(self, served: Sequence[str], version: str) -> None:
+    `timeout`: the longest time of a request in seconds, waiting included; an `X-Request-Timeout` header may shorten it.
+    """
+
+    def __init__(self, served: Sequence[str], version: str, *, timeout: float = 300.0) -> None:
         self._served = tuple(served)
+        self._timeout = timeout
         self._version = version
         self._engine: Engine | None = None
         self._loaded: Loaded | None = None
@@ -159,11 +166,20 @@ class TextServer:
         self, request: web.Request, answer: Answer, generation: Generation, stream: bool | None
     ) -> web.StreamResponse:
         self._load += 1
+        limit = self._limit(request)
         try:
-            return await (_stream(request, answer, generation) if stream else _whole(answer, generation))
+            return await (_stream(request, answer, generation, limit) if stream else _whole(answer, generation, limit))
         finally:
             self._load -= 1
             generation.abort()
+
+    def _limit(self, request: web.Request) -> float:
+        """Seconds that the request may take."""
+        with contextlib.suppress(ValueError):
+            asked = float(request.headers.get("X-Request-Timeout", ""))
+            if asked > 0:
+                return min(asked, self._timeout)
+        return self._timeout
 
     def _ids(self, prompt: str | Sequence[int], asked: int | None, *, bos: bool = True) -> Sequence[int]:
         loaded, _ = self._ready()
@@ -196,13 +212,10 @@ class TextServer:
         inputs = [self._ids(one, None) for one in protocol.texts_or_ids(asked.input)]
         for ids in inputs:
             protocol.output_budget(len(ids) - 1, None, engine.max_model_len)
+        vectors = await _embedded(engine, inputs, self._limit(request))
         data = [
-            {
-                "index": index,
-                "object": "embedding",
-                "embedding": _encoded(await engine.embed(ids), asked.encoding_format),
-            }
-            for index, ids in enumerate(inputs)
+            {"index": index, "object": "embedding", "embedding": _encoded(vector, asked.encoding_format)}
+            for index, vector in enumerate(vectors)
         ]
         total = sum(map(len, inputs))
         usage = {"prompt_tokens": total, "total_tokens": total, "completion_tokens": 0, "prompt_tokens_details": None}
@@ -257,47 +270,67 @@ class TextServer:
 
 
 def _submit(engine: Engine, prompts: Sequence[Sequence[int]], params: Sequence[Any], n: int) -> Generation:
-    from backends.workers.embedded.engine import EngineDeadError, OverloadedError
-
     try:
         return engine.submit(prompts, params, n)
-    except OverloadedError:
-        message = "The server is overloaded, try again later."
-        raise RequestError(message, status=503, kind="ServiceUnavailableError") from None
-    except EngineDeadError:
-        raise RequestError(ENGINE_DEAD, status=500, kind="InternalServerError") from None
+    except Exception as error:
+        raise _refusal(error, 0.0) from error
 
 
-async def _whole(answer: Answer, generation: Generation) -> web.Response:
-    from backends.workers.embedded.engine import EngineDeadError
-
+async def _embedded(engine: Engine, inputs: Sequence[Sequence[int]], limit: float) -> list[list[float]]:
     try:
-        while deltas := await generation.next():
-            answer.add(deltas)
-    except EngineDeadError:
-        raise RequestError(ENGINE_DEAD, status=500, kind="InternalServerError") from None
+        async with asyncio.timeout(limit):
+            return [await engine.embed(ids) for ids in inputs]
+    except Exception as error:
+        raise _refusal(error, limit) from error
+
+
+async def _whole(answer: Answer, generation: Generation, limit: float) -> web.Response:
+    try:
+        async with asyncio.timeout(limit):
+            while deltas := await generation.next():
+                answer.add(deltas)
+    except Exception as error:
+        raise _refusal(error, limit) from error
     return web.Response(body=answer.whole(), content_type=_JSON)
 
 
-async def _stream(request: web.Request, answer: Answer, generation: Generation) -> web.StreamResponse:
-    from backends.workers.embedded.engine import EngineDeadError
+async def _stream(request: web.Request, answer: Answer, generation: Generation, limit: float) -> web.StreamResponse:
     from backends.workers.embedded.frames import DONE
 
     response = web.StreamResponse(headers={"Content-Type": "text/event-stream; charset=utf-8"})
+    opening = answer.opening()
     try:
         await response.prepare(request)
-        opening = answer.opening()
         try:
-            while deltas := await generation.next():
-                await response.write(opening + b"".join(answer.frame(delta) for delta in deltas))
-                opening = b""
-            await response.write(answer.closing())
-        except EngineDeadError:
-            await response.write(b"data: " + error_body(ENGINE_DEAD, "InternalServerError", 500) + b"\n\n" + DONE)
+            async with asyncio.timeout(limit):
+                while deltas := await generation.next():
+                    await response.write(opening + b"".join(answer.frame(delta) for delta in deltas))
+                    opening = b""
+                await response.write(answer.closing())
+        except ConnectionError:
+            raise
+        except Exception as error:
+            await response.write(b"data: " + _refusal(error, limit).body + b"\n\n" + DONE)
         await response.write_eof()
     except ConnectionError:
         logger.debug("a client left in mid-stream")
     return response
+
+
+def _refusal(error: Exception, limit: float) -> RequestError:
+    """What a failure of the engine is to the client. Raises the error itself if it is none of those."""
+    from backends.workers.embedded.generation import EngineDeadError, NoMemoryError, OverloadedError
+
+    match error:
+        case TimeoutError():
+            return RequestError(f"The answer took longer than {limit:g} s.", status=504, kind="inference_timeout")
+        case EngineDeadError():
+            return RequestError(ENGINE_DEAD, status=500, kind="InternalServerError")
+        case OverloadedError():
+            return RequestError(OVERLOADED, status=503, kind="ServiceUnavailableError")
+        case NoMemoryError():
+            return RequestError(f"The model ran {error}.", status=507, kind="out_of_memory")
+    raise error
 
 
 def _request_id(request: web.Request) -> str:
@@ -319,9 +352,14 @@ async def run(
     host: str,
     port: int,
     stop: asyncio.Event,
+    *,
+    drain: float = 30.0,
 ) -> None:
-    """Opens the socket, loads in a thread, serves until `stop` is set. Raises RuntimeError if the engine dies."""
-    runner = web.AppRunner(server.app(), access_log=None, handler_cancellation=True, shutdown_timeout=1.0)
+    """Opens the socket, loads in a thread, serves until `stop` is set; then running requests have `drain` seconds.
+
+    Raises RuntimeError if the engine dies.
+    """
+    runner = web.AppRunner(server.app(), access_log=None, handler_cancellation=True, shutdown_timeout=drain)
     await runner.setup()
     try:
         await web.TCPSite(runner, host, port, reuse_port=port_is_shared() or None).start()

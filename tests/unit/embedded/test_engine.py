@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from backends.workers.embedded.catalogue import model_folder
-from backends.workers.embedded.engine import PREFILL_BUDGET, Engine, EngineDeadError, Generation, OverloadedError
+from backends.workers.embedded.engine import PREFILL_BUDGET, Engine
+from backends.workers.embedded.generation import EngineDeadError, Generation, OverloadedError
 from backends.workers.embedded.model import Decoder, ModelConfig
 from backends.workers.embedded.sampling import SamplingParams
 from backends.workers.embedded.tokens import ChatTokenizer
@@ -73,7 +74,7 @@ async def test_an_abort_of_what_has_ended_changes_nothing(engine: Engine) -> Non
     generation = engine.submit([PROMPT], [replace(ENDLESS, max_tokens=2)])
     assert len(await whole(generation)) == 2
     generation.abort()
-    assert engine.counters.finished == {"stop": 0, "length": 1, "abort": 0}
+    assert engine.counters.finished == {"stop": 0, "length": 1, "abort": 0, "error": 0}
 
 
 async def test_a_long_prompt_does_not_stop_a_running_answer(engine: Engine) -> None:

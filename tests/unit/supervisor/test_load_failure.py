@@ -28,6 +28,14 @@ ROOT_ABOVE = [
         (WORKER + "safetensors._safetensors_rust.SafetensorError: Error while deserializing header", Cause.WEIGHTS),
         ("vllm: error: unrecognized arguments: --no-such-flag 3", Cause.USAGE),
         ("  Value error, User-specified max_model_len (99999) is greater than the derived max_model_len", Cause.USAGE),
+        ("RuntimeError: start (0) + length (512) exceeds dimension size (256).", Cause.WEIGHTS),
+        ("OSError: It looks like the config file at '/m/config.json' is not a valid JSON file.", Cause.WEIGHTS),
+        ("ValueError: Couldn't instantiate the backend tokenizer from one of:", Cause.FILES),
+        (
+            "RuntimeError: Worker failed with error 'Available memory on node 0 (12.11/15.46 GiB) on kv cache "
+            "allocation is less than requested memory for kv (400.0 GiB).",
+            Cause.MEMORY,
+        ),
         ("OSError: /m does not appear to have a file named config.json.", Cause.FILES),
         ("RuntimeError: Error(s) in loading state_dict for Decoder: size mismatch for embed.weight", Cause.WEIGHTS),
         ("ValueError: the weights in tide do not fit its config.json", Cause.WEIGHTS),

@@ -1,0 +1,296 @@
+"""Real vLLM, two of them under the supervisor, the gateway before them; what clients see, and what they don't see."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import signal
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Self
+
+import aiohttp
+import openai
+import pytest
+
+from tests.support.figures import Figures
+from tests.support.processes import alive, wait_until
+from tests.support.vllm.install import Installed, install
+from tests.support.vllm.stack import Stack, Stopwatch, VLLMWorker, running_stack
+
+pytestmark = pytest.mark.slow
+STREAMED_TOKENS = 400
+QUESTION: Any = [{"role": "user", "content": "What do seals eat?"}]
+
+
+@pytest.fixture(scope="module")
+def installed() -> Installed:
+    return install()
+
+
+@pytest.fixture(scope="module")
+def shared(installed: Installed, tmp_path_factory: pytest.TempPathFactory, figures: Figures) -> Iterator[Stack]:
+    watch = Stopwatch()
+    with running_stack(installed, tmp_path_factory.mktemp("vllm")) as stack:
+        figures.add("two vLLM servers and the gateway healthy", watch.seconds, "s")
+        yield stack
+
+
+@pytest.fixture
+def stack(shared: Stack) -> Stack:
+    """The stack, whole again whatever the test before did to it."""
+    shared.wait_healthy()
+    return shared
+
+
+@pytest.fixture
+async def client(stack: Stack) -> AsyncIterator[openai.AsyncOpenAI]:
+    async with openai.AsyncOpenAI(base_url=f"{stack.url}/v1", api_key="none", max_retries=0) as sdk:
+        yield sdk
+
+
+async def whole(client: openai.AsyncOpenAI, max_tokens: int = 16, **more: Any) -> str:
+    answer = await client.chat.completions.create(
+        model="tiny", messages=QUESTION, max_tokens=max_tokens, temperature=0, extra_body={"ignore_eos": True}, **more
+    )
+    assert answer.usage is not None
+    assert answer.usage.completion_tokens == max_tokens
+    return answer.choices[0].message.content or ""
+
+
+@dataclass
+class Streamed:
+    """What a client has of a whole greedy stream."""
+
+    text: str = ""
+    tokens: int = 0
+    end: str | None = None
+    ids: int = 0
+
+    @classmethod
+    async def of(cls, client: openai.AsyncOpenAI, question: str, begun: asyncio.Semaphore | None = None) -> Self:
+        """Reads one; `begun` is released at its fifth piece of text."""
+        stream = await client.chat.completions.create(
+            model="tiny",
+            messages=[{"role": "user", "content": question}],
+            max_tokens=STREAMED_TOKENS,
+            temperature=0,
+            stream=True,
+            stream_options={"include_usage": True},
+            extra_body={"ignore_eos": True},
+        )
+        made, names, pieces = cls(), set(), 0
+        async for chunk in stream:
+            names.add(chunk.id)
+            for choice in chunk.choices:
+                made.text += choice.delta.content or ""
+                made.end = choice.finish_reason or made.end
+                pieces += 1
+                if pieces == 5 and begun is not None:
+                    begun.release()
+            if chunk.usage is not None:
+                made.tokens = chunk.usage.completion_tokens
+        made.ids = len(names)
+        return made
+
+
+async def until(condition: Callable[[], bool], timeout: float, what: str) -> None:
+    await asyncio.to_thread(wait_until, condition, timeout, what)
+
+
+async def test_chat_whole_and_streamed_are_the_same_on_both_servers(stack: Stack, client: openai.AsyncOpenAI) -> None:
+    answers = {await whole(client) for _ in range(6)}
+    assert len(answers) == 1
+    chunks = await client.chat.completions.create(
+        model="tiny",
+        messages=QUESTION,
+        max_tokens=16,
+        temperature=0,
+        stream=True,
+        stream_options={"include_usage": True},
+        extra_body={"ignore_eos": True},
+    )
+    received = [chunk async for chunk in chunks]
+    assert {"".join(c.choices[0].delta.content or "" for c in received if c.choices)} == answers
+    assert received[-1].usage is not None
+    assert received[-1].usage.completion_tokens == 16
+
+
+async def test_the_correlation_id_is_vllms_request_id(client: openai.AsyncOpenAI) -> None:
+    answer = await client.chat.completions.create(
+        model="tiny", messages=QUESTION, max_tokens=1, extra_headers={"X-Correlation-ID": "corr-77"}
+    )
+    assert answer.id == "chatcmpl-corr-77"
+
+
+async def test_the_servers_own_gauges_are_read(stack: Stack) -> None:
+    endpoint = stack.endpoint("a")
+    assert (endpoint["state"], endpoint["waiting"]) == ("healthy", 0)
+
+
+async def test_a_prompt_too_long_is_the_clients_error_with_numbers(stack: Stack, client: openai.AsyncOpenAI) -> None:
+    with pytest.raises(openai.BadRequestError) as refused:
+        await client.chat.completions.create(
+            model="tiny", messages=[{"role": "user", "content": "seal " * 400}], max_tokens=400
+        )
+    error: Any = refused.value.body
+    assert error["code"] == "context_length_exceeded"
+    assert error["details"]["max_length"] == 512
+    with pytest.raises(openai.BadRequestError) as refused:
+        await client.chat.completions.create(model="tiny", messages=QUESTION, max_tokens=5000)
+    assert refused.value.code == "context_length_exceeded"
+    assert stack.endpoint("a")["breaker"] == stack.endpoint("b")["breaker"] == "closed"
+
+
+async def test_an_unknown_model_is_not_found_by_gateway_and_server(client: openai.AsyncOpenAI) -> None:
+    for model in ("nobody", "ghost"):  # no route; a route to a name that vLLM does not serve
+        with pytest.raises(openai.NotFoundError) as refused:
+            await client.chat.completions.create(model=model, messages=QUESTION, max_tokens=1)
+        assert refused.value.code == "model_not_found"
+
+
+async def test_a_killed_engine_costs_no_request_and_comes_back(
+    stack: Stack, client: openai.AsyncOpenAI, figures: Figures
+) -> None:
+    """`kill -9` of one engine under load: no failed request, breaker open and closed again, the server restarted."""
+    restarts = stack.a.status()["restarts"]
+    answers: list[str] = []
+    failures: list[Exception] = []
+    breakers: set[str] = set()
+    loading: set[str] = set()
+    done = asyncio.Event()
+
+    async def ask() -> None:
+        while not done.is_set():
+            try:
+                answers.append(await whole(client, 24))
+            except openai.OpenAIError as error:
+                failures.append(error)
+
+    async def watch() -> None:
+        while not done.is_set():
+            endpoint = await asyncio.to_thread(stack.endpoint, "a")
+            breakers.add(endpoint["breaker"])
+            if endpoint["state"] == "loading" and endpoint["message"]:  # none once its probes are good again
+                loading.add(endpoint["message"].partition(",")[0])
+            await asyncio.sleep(0.05)
+
+    asking = [asyncio.create_task(ask()) for _ in range(8)]
+    watching = asyncio.create_task(watch())
+    await until(lambda: len(answers) > 16, 60, "answers")
+    killed = Stopwatch()
+    stack.a.engine().kill()
+    await asyncio.to_thread(stack.a.wait_ready, restarts=restarts + 1)
+    figures.add("engine killed: restarted and ready", killed.seconds, "s")
+    await until(lambda: stack.endpoint("a")["healthy"], 30, "health")
+    await until(lambda: stack.endpoint("a")["breaker"] == "closed", 60, "a closed breaker")
+    figures.add("engine killed: serving again, circuit closed", killed.seconds, "s")
+    done.set()
+    await asyncio.gather(*asking, watching)
+    figures.add("engine killed: requests answered", len(answers), "")
+    figures.add("engine killed: requests failed", len(failures), "")
+    assert failures == []
+    assert len(set(answers)) == 1
+    assert {"open", "closed"} <= breakers
+    assert loading == {"loading its model"}
+
+
+async def test_a_hung_engine_is_hidden_found_and_restarted(
+    stack: Stack, client: openai.AsyncOpenAI, figures: Figures
+) -> None:
+    """SIGSTOP of an engine: `/health` stays good, tokens stay away."""
+    restarts, expected = stack.b.status()["restarts"], await whole(client)
+    stopped = Stopwatch()
+    stack.b.engine().send_signal(signal.SIGSTOP)
+    answers = [asyncio.create_task(whole(client)) for _ in range(4)]
+    assert set(await asyncio.gather(*answers)) == {expected}
+    await until(lambda: stack.b.status()["restarts"] > restarts, 120, "the restart")
+    figures.add("engine hung: found and restarted", stopped.seconds, "s")
+    assert "liveness checks in a row failed" in stack.b.status()["last_error"]
+    assert await whole(client) == expected
+
+
+async def test_a_busy_engine_is_left_alone(shared: Stack) -> None:
+    """More work than the server can do for several probes' time: slow, not hung."""
+    before = shared.a.status()
+    body = {"model": "tiny", "prompt": [5, 6, 7], "max_tokens": 500, "temperature": 0, "ignore_eos": True}
+    async with aiohttp.ClientSession() as session:
+
+        async def ask() -> int:
+            async with session.post(f"{shared.a.url}/v1/completions", json=body) as answer:
+                await answer.read()
+                return answer.status
+
+        statuses = await asyncio.gather(*[ask() for _ in range(64)])
+    assert set(statuses) == {200}
+    after = shared.a.status()
+    assert (after["restarts"], after["pid"]) == (before["restarts"], before["pid"])
+
+
+async def test_streams_cut_by_a_killed_engine_end_as_if_nothing_had_been(
+    stack: Stack, client: openai.AsyncOpenAI, figures: Figures
+) -> None:
+    """Greedy streams in flight when their engine dies: token for token what an undisturbed run gives."""
+    questions = [f"Tell me of whale number {number}." for number in range(8)]
+    undisturbed = [await Streamed.of(client, question) for question in questions]
+    before = stack.resumes()
+    begun = asyncio.Semaphore(0)
+    streams = [asyncio.create_task(Streamed.of(client, question, begun)) for question in questions]
+    for _ in streams:
+        await begun.acquire()
+    stack.b.engine().kill()
+    cut = await asyncio.gather(*streams)
+    assert [one.text for one in cut] == [one.text for one in undisturbed]
+    assert {one.tokens for one in cut} == {STREAMED_TOKENS}
+    assert {one.end for one in cut} == {"length"}
+    assert all(one.ids == 1 for one in cut)
+    resumed = stack.resumes() - before
+    figures.add("streams in flight when an engine was killed", len(cut), "")
+    figures.add("streams resumed from token ids, exact", resumed, "")
+    assert resumed >= 1
+
+
+def test_a_killed_supervisor_takes_all_of_vllm_with_it(shared: Stack) -> None:
+    """Last, for worker a does not come back."""
+    pids = [process.pid for process in shared.a.family()]
+    assert len(pids) >= 4
+    shared.a.process.kill()
+    wait_until(lambda: not any(map(alive, pids)), 30, "the end of vLLM's processes")
+
+
+@pytest.mark.parametrize(
+    ("damage", "cause"),
+    [("cut", "bad_weights"), ("no weights", "missing_files"), ("no memory", "out_of_memory")],
+)
+def test_a_model_that_does_not_load_says_why(installed: Installed, tmp_path: Any, damage: str, cause: str) -> None:
+    model = tmp_path / "broken"
+    shutil.copytree(installed.model, model)
+    weights = model / "model.safetensors"
+    if damage == "cut":
+        weights.write_bytes(weights.read_bytes()[:100_000])
+    elif damage == "no weights":
+        weights.unlink()
+    gib = "400" if damage == "no memory" else "1"
+    options = ("--max-failures", "0", "--linger", "300")
+    worker = VLLMWorker(installed, *options, model=model, env={"VLLM_CPU_KVCACHE_SPACE": gib})
+    try:
+        wait_until(lambda: worker.state() == "failed", 240, "the end of the attempts")
+        assert worker.status()["cause"] == cause
+        worker.process.terminate()
+        assert worker.process.wait(30) == 1
+        assert f"{cause}: " in worker.process.output
+    finally:
+        worker.process.close()
+
+
+async def test_an_embedding_model_is_served_and_its_probe_does_not_kill_it(installed: Installed) -> None:
+    worker = VLLMWorker(installed, "--liveness-timeout", "2", flags=["--runner", "pooling", "--convert", "embed"])
+    try:
+        await asyncio.to_thread(worker.wait_ready)
+        async with openai.AsyncOpenAI(base_url=f"{worker.url}/v1", api_key="none") as client:
+            answer = await client.embeddings.create(model="tiny", input=["seal", "crab"], encoding_format="float")
+            assert [len(each.embedding) for each in answer.data] == [128, 128]
+            await asyncio.sleep(5)  # several probes, which an embedding model answers with 404
+        assert (worker.state(), worker.status()["restarts"]) == ("ready", 0)
+    finally:
+        await asyncio.to_thread(worker.close)
