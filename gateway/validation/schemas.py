@@ -321,7 +321,8 @@ class Endpoint:
 
     `names`: the fields its schema knows, of which `validate` returns those that are there.
     `one_of`: at least one of these fields must be there. `text`: the fields that hold text for the model, which is
-    counted and sanitised. `token_limits`: the fields that bound the answer's tokens, the decisive one first.
+    counted and sanitised. `token_limits`: the fields that bound the answer's tokens, the decisive one first. `schema`:
+    the TypedDict that `validate` is made of.
     """
 
     validate: Callable[[Any], dict[str, Any]]
@@ -330,6 +331,7 @@ class Endpoint:
     text: tuple[str, ...] = ()
     token_limits: tuple[str, ...] = ()
     images: bool = False
+    schema: Any = None
 
 
 def endpoint_of(
@@ -342,7 +344,7 @@ def endpoint_of(
     """The endpoint whose body has this schema, a TypedDict."""
     validator = TypeAdapter(schema).validator
     names = frozenset(schema.__annotations__)
-    return Endpoint(validator.validate_python, names, one_of, text, token_limits, images)
+    return Endpoint(validator.validate_python, names, one_of, text, token_limits, images, schema)
 
 
 UNKNOWN = endpoint_of(Anything)

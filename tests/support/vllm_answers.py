@@ -83,6 +83,8 @@ class VllmModel:
             return handler(self, request, headers.get("x-request-id", f"{zlib.crc32(body):032x}"), tokens_per_frame)
         except BadRequestError as refused:
             return refused.reply
+        except (ArithmeticError, LookupError, TypeError, ValueError):  # the real server's schemas refuse these
+            return BadRequestError("1 validation error: a field has the wrong type", None, kind="Bad Request").reply
 
     def _models(self) -> dict[str, Any]:
         entry = {"id": self.name, "object": "model", "created": int(time.time()), "owned_by": "vllm"}
