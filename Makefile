@@ -43,7 +43,7 @@ chaos: $(VENV)/.installed-dev ## break backends under load, and count what clien
 constraints: $(VENV)/.installed-dev ## pin every dependency anew
 	@$(BIN)/pip install -q pip-tools
 	@$(BIN)/pip-compile -q --upgrade --strip-extras --no-annotate --no-header --no-emit-index-url --no-emit-find-links \
-		--extra embedded --extra diffusers --extra redis --extra gpu --extra otel --extra alerts --extra dev -o constraints.txt pyproject.toml
+		--extra embedded --extra diffusers --extra redis --extra discovery --extra gpu --extra otel --extra alerts --extra dev -o constraints.txt pyproject.toml
 	@sed -i 's/+cpu//' constraints.txt
 
 docs: $(VENV)/bin/python ## the documentation as a site, in build/site
@@ -64,5 +64,5 @@ $(VENV)/.installed-embedded: $(VENV)/bin/python pyproject.toml constraints.txt
 
 $(VENV)/.installed-dev: $(VENV)/.installed-embedded
 	@echo "Installing the tools for tests and checks (once) ..."
-	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[embedded,diffusers,redis,gpu,otel,alerts,dev]'
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[embedded,diffusers,redis,discovery,gpu,otel,alerts,dev]'
 	@touch $@

@@ -22,6 +22,8 @@ from gateway.config import Config, ConfigError, load_config, load_text
 from gateway.config.base import split_listen
 from gateway.config.diff import diff
 from gateway.config.loader import read
+from gateway.discovery.discovery import Discovery
+from gateway.discovery.discovery import check as check_discovery
 from gateway.health.checks import workers_check
 from gateway.health.monitor import Monitor
 from gateway.http.connection import ClientConnection
@@ -68,7 +70,10 @@ class Gateway:
         if tracing is not None:
             self.metrics.trace_spans = tracing.counts
         self.services = Services(self.metrics, ErrorStats(), RequestLog(), logs, tracing=tracing)
+        self.discovery = Discovery(self._discovered, self.services.log)
+        self.metrics.discovered = self.discovery.counts
         self.runtime = build(config, None, self._random)
+        self.metrics.reload([route.name for route in config.routes], list(self.runtime.endpoints))
         self.pipeline = Pipeline(self.runtime, self.services)
         self.monitor = Monitor(self.runtime, self.metrics, self.services.log)
         self._bind_metrics()
@@ -114,6 +119,10 @@ class Gateway:
             await web.TCPSite(self._ops_runner, host, port).start()
         await self.monitor.start()
         self._share(config)
+        check_discovery(config)
+        self.discovery.update(config)
+        await self.discovery.first()
+        await asyncio.sleep(0)  # for what was found to be taken over
         self.admin.start()
         self.alerts.start()
         tls = None
@@ -175,6 +184,7 @@ class Gateway:
             self._shared.start()
 
     async def _close(self) -> None:
+        await self.discovery.stop()
         if self._shared is not None:
             await self._shared.stop()
         await self.monitor.stop()
@@ -219,24 +229,35 @@ class Gateway:
         """Builds another configuration beside the one that is served. Raises OSError when a file cannot be read."""
         if config.state.redis is not None:
             check_client()
-        return build(config, self.runtime, self._random)
+        check_discovery(config)
+        return build(config, self.runtime, self._random, self.discovery.found)
 
     def swap(self, runtime: Runtime) -> None:
         """Serves what was prepared; requests under way keep the old one."""
-        before, self.runtime = self.runtime, runtime
-        config = runtime.config
-        self.metrics.reload([route.name for route in config.routes], list(config.backends))
-        self.pipeline.runtime = runtime
-        self._bind_metrics()
-        self.monitor.update(runtime)
-        if before.config.state != config.state:
+        before, config = self.runtime.config, runtime.config
+        self._serve(runtime)
+        if before.state != config.state:
             self._share(config)
         if self.peers.number in (None, 0):
             self.alerts.retarget(config.alerts.targets)
+        self.discovery.update(config)
+        if runtime.found is not self.discovery.found:  # it has changed since this one was prepared
+            self._discovered()
+        self.metrics.reloaded(True)
+
+    def _discovered(self) -> None:
+        """Endpoints have come or gone: the same configuration with others. What stays keeps its state."""
+        self._serve(build(self.runtime.config, self.runtime, self._random, self.discovery.found))
+
+    def _serve(self, runtime: Runtime) -> None:
+        before, self.runtime = self.runtime, runtime
+        self.metrics.reload([route.name for route in runtime.config.routes], list(runtime.endpoints))
+        self.pipeline.runtime = runtime
+        self._bind_metrics()
+        self.monitor.update(runtime)
         for name, endpoint in before.endpoints.items():
             if runtime.endpoints.get(name) is not endpoint:
                 endpoint.pool.close()
-        self.metrics.reloaded(True)
 
     def workers_changed(self, serving: int, wanted: int, restarts: int) -> None:
         """How many worker processes serve, of how many; `restarts` after one has died."""

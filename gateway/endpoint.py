@@ -15,6 +15,7 @@ from backends.dialect import Dialect
 from backends.registry import dialect_for
 from gateway.config.policy import AdaptiveConcurrency, FixedConcurrency
 from gateway.config.schema import BackendConfig, CircuitBreakerPolicy, PolicyConfig
+from gateway.discovery.addresses import Address
 from gateway.health.prober import ProbeResult, ProbeTarget
 from gateway.observe.metrics import EndpointMetrics
 from gateway.upstream.pool import Pool
@@ -96,7 +97,15 @@ class Endpoint:
         "weight",
     )
 
-    def __init__(self, name: str, config: BackendConfig, policy: PolicyConfig, rng: random.Random) -> None:
+    def __init__(
+        self,
+        name: str,
+        config: BackendConfig,
+        policy: PolicyConfig,
+        rng: random.Random,
+        address: Address | None = None,
+    ) -> None:
+        """`address` is where it listens if that was discovered; the url then still says its host's name and path."""
         self.name = name
         self.config = config
         self.breaker_policy = policy.circuit_breaker
@@ -116,18 +125,18 @@ class Endpoint:
         tls = tls_context(config) if url.scheme == "https" else None
         self.probe_target = ProbeTarget(
             name,
-            config.url,
+            config.url if address is None else f"{url.scheme}://{address}{url.path}",
             config.health,
             self.dialect,
-            credentials(config),
+            credentials(config) if address is None else {"host": url.netloc, **credentials(config)},
             config.model,
             tls,
-            config.tls.server_name,
+            config.tls.server_name if address is None else config.tls.server_name or url.hostname,
             learn=config.context_length is None,
         )
         self.pool = Pool(
-            url.hostname or "",
-            url.port or (443 if url.scheme == "https" else 80),
+            address.host if address is not None else url.hostname or "",
+            address.port if address is not None else url.port or (443 if url.scheme == "https" else 80),
             limit=config.connections,
             connect_timeout=policy.timeout.connect,
             tls=tls,

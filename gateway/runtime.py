@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from time import monotonic
+from types import MappingProxyType
 
 from gateway.admission import WaitingRoom
 from gateway.answer import safe
 from gateway.config.schema import Config, KeyConfig, PolicyConfig, RouteConfig, TimeoutPolicy
+from gateway.discovery.addresses import Address
 from gateway.endpoint import Endpoint
 from gateway.faults import FaultInjection
 from gateway.identity import ApiKey, KeyRing, TrustedProxies
@@ -121,7 +123,7 @@ class Route:
         self,
         config: RouteConfig,
         policy: PolicyConfig,
-        endpoints: dict[str, Endpoint],
+        endpoints: Mapping[str, Sequence[Endpoint]],
         previous: Route | None,
         rng: random.Random,
     ) -> None:
@@ -132,12 +134,9 @@ class Route:
         self.limits = Limits(**policy.limits.model_dump())
         self.tiers: tuple[tuple[Candidate, ...], ...] = tuple(
             tuple(
-                Candidate(
-                    endpoints[target.backend],
-                    target.model or endpoints[target.backend].config.model,
-                    fallback=index > 0,
-                )
+                Candidate(endpoint, target.model or endpoint.config.model, fallback=index > 0)
                 for target in tier
+                for endpoint in endpoints[target.backend]
             )
             for index, tier in enumerate(config.tiers)
         )
@@ -172,7 +171,7 @@ class Route:
     @property
     def draws_images(self) -> bool:
         """Whether its primary endpoints are image servers."""
-        return self.tiers[0][0].endpoint.config.kind in _IMAGE_KINDS
+        return any(candidate.endpoint.config.kind in _IMAGE_KINDS for candidate in self.tiers[0])
 
     def degradation_level(self) -> int:
         """How far its requests are made smaller now: 0 is not at all."""
@@ -241,6 +240,7 @@ class Runtime:
     key_limits: KeyLimits
     proxies: TrustedProxies
     created: int
+    found: Mapping[str, Sequence[Address]]
 
     def default_route(self, path: str) -> Route | None:
         """The route of a request that names no model: the only one, or the first of its kind for native requests and
@@ -254,29 +254,50 @@ class Runtime:
         return None
 
 
-def build(config: Config, previous: Runtime | None, rng: random.Random) -> Runtime:
-    """Compiles a configuration. What stays as it was keeps its state: endpoints, and routes' budgets and queues."""
+def build(
+    config: Config,
+    previous: Runtime | None,
+    rng: random.Random,
+    found: Mapping[str, Sequence[Address]] = MappingProxyType({}),
+) -> Runtime:
+    """Compiles a configuration. What stays as it was keeps its state: endpoints, and routes' budgets and queues.
+
+    `found` are the addresses of those backends that are discovered; each is an endpoint `backend/address`.
+    """
     endpoints: dict[str, Endpoint] = {}
-    for name, backend in config.backends.items():
-        policy = _policy_of(config, name)
-        kept = previous.endpoints.get(name) if previous is not None else None
-        if (
-            kept is not None
-            and kept.config == backend
-            and kept.breaker_policy == policy.circuit_breaker
-            and kept.concurrency_policy == policy.concurrency
-        ):
-            endpoints[name] = kept
-        else:
-            endpoints[name] = Endpoint(name, backend, policy, rng)
-            if kept is not None:
-                endpoints[name].take_over(kept, monotonic())
+    members: dict[str, list[Endpoint]] = {}
+    for backend in config.backends:
+        addresses: dict[str, Address | None] = {backend: None} if config.backends[backend].discover is None else {}
+        addresses |= {f"{backend}/{address}": address for address in found.get(backend, ())}
+        members[backend] = []
+        for name, address in addresses.items():
+            endpoints[name] = _endpoint(config, backend, name, address, previous, rng)
+            members[backend].append(endpoints[name])
     before = {route.name: route for route in previous.routes.routes} if previous is not None else {}
-    routes = [Route(route, config.policy_for(route), endpoints, before.get(route.name), rng) for route in config.routes]
+    routes = [Route(route, config.policy_for(route), members, before.get(route.name), rng) for route in config.routes]
     keys = [(key.digest, _api_key(key)) for key in config.auth.keys]
     limits = KeyLimits([key for _, key in keys], previous.key_limits if previous is not None else None)
     proxies = TrustedProxies(config.server.trusted_proxies)
-    return Runtime(config, RouteTable(routes), endpoints, KeyRing(keys), limits, proxies, int(time.time()))
+    return Runtime(config, RouteTable(routes), endpoints, KeyRing(keys), limits, proxies, int(time.time()), found)
+
+
+def _endpoint(
+    config: Config, backend: str, name: str, address: Address | None, previous: Runtime | None, rng: random.Random
+) -> Endpoint:
+    """The endpoint there was, if it is to be the same; else a new one."""
+    settings, policy = config.backends[backend], _policy_of(config, backend)
+    kept = previous.endpoints.get(name) if previous is not None else None
+    if (
+        kept is not None
+        and kept.config == settings
+        and kept.breaker_policy == policy.circuit_breaker
+        and kept.concurrency_policy == policy.concurrency
+    ):
+        return kept
+    endpoint = Endpoint(name, settings, policy, rng, address)
+    if kept is not None:
+        endpoint.take_over(kept, monotonic())
+    return endpoint
 
 
 def _policy_of(config: Config, backend: str) -> PolicyConfig:

@@ -212,6 +212,7 @@ _FAMILIES = (
         "Spans by what became of them: exported, dropped (the queue was full) or failed (the collector was away).",
         ("result",),
     ),
+    Family("seawall_discovered_endpoints", "gauge", "Addresses found behind a backend's name.", _BACKEND, across=max),
     Family("seawall_state_up", "gauge", "1 if state is shared with other replicas, 0 if Redis is away.", across=min),
     Family("seawall_state_replicas", "gauge", "Processes that share the state, this one among them.", across=max),
     Family("seawall_state_exchange_seconds", "gauge", "How long the latest exchange with Redis took.", across=max),

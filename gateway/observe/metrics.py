@@ -332,6 +332,7 @@ class Metrics:
         self.last_reload_successful = True
         self.workers = 1
         self.state: StateMetrics | None = None
+        self.discovered: Callable[[], Mapping[str, int]] = dict
         self.worker_restarts = 0
         self.reloads = dict.fromkeys(("taken", "refused"), 0)
         self.alert_messages: Mapping[str, int] = dict.fromkeys(ALERT_RESULTS, 0)
@@ -416,6 +417,8 @@ class Metrics:
             yield "seawall_alert_messages_total", (result,), count
         for result, count in self.trace_spans.items():
             yield "seawall_trace_spans_total", (result,), count
+        for backend, count in self.discovered().items():
+            yield "seawall_discovered_endpoints", (backend,), count
         if self.state is not None:
             yield from self.state.samples()
         yield "seawall_workers", (), self.workers
