@@ -10,7 +10,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse_prometheus
 
 from gateway.observe.exposition import FAMILIES, OPENMETRICS, PROMETHEUS, expose, merge, wants_openmetrics
-from gateway.observe.metrics import NO_ROUTE, Histogram, Metrics
+from gateway.observe.metrics import NO_ROUTE, Histogram, Metrics, StateMetrics
 from policies.outcome import ErrorKind
 
 OPENMETRICS_ACCEPT = "application/openmetrics-text;version=1.0.0;q=0.6,text/plain;version=0.0.4;q=0.5,*/*;q=0.1"
@@ -39,6 +39,8 @@ def value(metrics: Metrics, name: str, *labels: str) -> float:
 
 def fill(metrics: Metrics) -> None:
     """Touches every family."""
+    metrics.state = StateMetrics()
+    metrics.discovered = lambda: {"a": 2}
     chat = metrics.route("chat")
     chat.finished(
         None, 0.2, overhead=0.001, first_token=0.1, prompt_tokens=5, completion_tokens=9, correlation_id="c-1"
