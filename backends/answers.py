@@ -47,14 +47,23 @@ class ErrorFacts:
         return self.body is not None
 
 
+_latest: tuple[bytes, Any] = (b"null", None)
+
+
 def parsed(body: bytes, limit: int = MAX_PARSED) -> Any:
-    """The JSON value, or None if it is not JSON or longer than `limit` bytes."""
+    """The JSON value, to be read only, or None if it is not JSON or longer than `limit` bytes.
+
+    The last one is kept: an answer is judged and then, at once, its usage is read.
+    """
+    global _latest
     if len(body) > limit:
         return None
-    try:
-        return orjson.loads(body)
-    except orjson.JSONDecodeError:
-        return None
+    if body is not _latest[0]:
+        try:
+            _latest = body, orjson.loads(body)
+        except orjson.JSONDecodeError:
+            return None
+    return _latest[1]
 
 
 def error_facts(body: bytes) -> ErrorFacts:

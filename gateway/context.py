@@ -77,7 +77,6 @@ class RequestContext:
         "model",
         "own_lines",
         "patience",
-        "rendering",
         "request",
         "route",
         "runtime",
@@ -92,7 +91,6 @@ class RequestContext:
         self.client = client
         self.correlation_id = correlation_id
         self.runtime = runtime
-        self.rendering: Rendering = rendering_for(request.path, request.header(b"accept"))
         self.api_path = request.path
         self.key: ApiKey | None = None
         self.facts: Facts = Facts(request.body)
@@ -117,6 +115,11 @@ class RequestContext:
         self.warning: str | None = None
         self.degraded: str | None = None
         self.trace: Trace | None = None  # where tracing is on
+
+    @property
+    def rendering(self) -> Rendering:
+        """The shape of an error for this client."""
+        return rendering_for(self.request.path, self.request.header(b"accept"))
 
     # -- what goes to a backend ----------------------------------------------------------------------------------------
 
@@ -171,6 +174,9 @@ class RequestContext:
 
     def record_of(self, attempt: Attempt) -> AttemptRecord:
         """The record of an attempt of this request."""
+        last = self.attempts[-1]
+        if last.attempt is attempt:
+            return last
         return next(record for record in reversed(self.attempts) if record.attempt is attempt)
 
     def failed_attempts(self) -> list[FailedAttempt]:

@@ -13,6 +13,7 @@ from ipaddress import IPv6Address, ip_address, ip_network
 
 _CORRELATION_ID = re.compile(rb"[A-Za-z0-9._:/+=-]{1,128}")
 _TRACEPARENT = re.compile(rb"[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
+_TRACE_ID = re.compile(r"(?!0{32})[0-9a-f]{32}")
 _ZERO_TRACE, _ZERO_SPAN = b"0" * 32, b"0" * 16
 
 Bits = Callable[[int], int]
@@ -20,8 +21,9 @@ Bits = Callable[[int], int]
 
 def new_correlation_id(getrandbits: Bits = random.getrandbits) -> str:
     """A random UUID (RFC 9562, version 4). Not a secret, so a fast generator serves."""
-    digits = f"{getrandbits(128):032x}"
-    variant = "89ab"[int(digits[16], 16) & 3]
+    number = getrandbits(128)
+    digits = f"{number:032x}"
+    variant = "89ab"[number >> 60 & 3]
     return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-{variant}{digits[17:20]}-{digits[20:]}"
 
 
@@ -68,12 +70,12 @@ def traceparent(headers: dict[bytes, bytes], correlation: str, getrandbits: Bits
 
     A made one takes its trace id from the correlation ID when that is a UUID, so that the two find each other.
     """
-    if trace_id(headers) is not None:
+    if b"traceparent" in headers and trace_id(headers) is not None:
         return headers[b"traceparent"].strip()
     digits = correlation.replace("-", "").lower()
-    if len(digits) != 32 or not all(digit in "0123456789abcdef" for digit in digits) or not digits.strip("0"):
+    if _TRACE_ID.fullmatch(digits) is None:
         digits = f"{getrandbits(128) or 1:032x}"
-    return f"00-{digits}-{getrandbits(64) or 1:016x}-01".encode("ascii")
+    return b"00-%b-%016x-01" % (digits.encode("ascii"), getrandbits(64) or 1)
 
 
 @dataclass(frozen=True, slots=True)

@@ -81,22 +81,23 @@ class Services:
 
 
 def _story(ctx: RequestContext, kind: ErrorKind | None, status: int, duration: float, at: float) -> RequestStory:
-    attempts = tuple(
+    received_at = ctx.request.received_at
+    attempts = [
         AttemptStory(
-            backend=record.backend,
-            model=record.model,
-            why=record.why,
-            error=record.failure.kind if record.failure is not None else None,
-            status=record.failure.status if record.failure is not None else None if record.beaten else 200,
-            ms=record.ms,
-            fallback=record.attempt.candidate.fallback,
-            beaten=record.beaten,
-            at_ms=(record.started - ctx.request.received_at) * 1000,
-            tokens=record.tokens,
-            wasted=(record.failure is not None and not record.continued) or record.beaten,
+            record.backend,
+            record.model,
+            record.why,
+            record.failure.kind if record.failure is not None else None,
+            record.failure.status if record.failure is not None else None if record.beaten else 200,
+            record.ms,
+            record.attempt.candidate.fallback,
+            record.beaten,
+            (record.started - received_at) * 1000,
+            record.tokens,
+            (record.failure is not None and not record.continued) or record.beaten,
         )
         for record in ctx.attempts
-    )
+    ]
     return RequestStory(
         correlation_id=ctx.correlation_id,
         at=at,
@@ -107,7 +108,7 @@ def _story(ctx: RequestContext, kind: ErrorKind | None, status: int, duration: f
         status=status,
         error=kind,
         duration_ms=duration * 1000,
-        attempts=attempts,
+        attempts=tuple(attempts),
     )
 
 
@@ -128,9 +129,9 @@ def _record(
         "attempts": len(ctx.attempts),
         "fallback": answered is not None and answered.attempt.candidate.fallback,
         "stream": ctx.facts.stream,
-        "duration_ms": round(duration * 1000, 3),
-        "ttft_ms": round(first_token * 1000, 3) if first_token is not None else None,
-        "overhead_ms": round(max(0.0, duration - ctx.backend_time) * 1000, 3),
+        "duration_ms": _milliseconds(duration),
+        "ttft_ms": _milliseconds(first_token) if first_token is not None else None,
+        "overhead_ms": _milliseconds(max(0.0, duration - ctx.backend_time)),
         "prompt_tokens": usage.prompt_tokens if usage is not None else 0,
         "completion_tokens": usage.completion_tokens if usage is not None else 0,
         "bytes_in": len(ctx.request.body),
@@ -140,3 +141,8 @@ def _record(
         "degraded": ctx.degraded,
         "warning": ctx.warning,
     }
+
+
+def _milliseconds(seconds: float) -> float:
+    """To the microsecond; `round` takes three times as long."""
+    return int(seconds * 1e6 + 0.5) / 1000

@@ -264,6 +264,8 @@ class AttemptPlan(Generic[T]):
 
     def _open(self, targets: Sequence[T]) -> list[T]:
         """Those of a tier's targets that this request may go to."""
+        if not self._silent and self._min_context == 0:
+            return list(targets)
         return [target for target in targets if target not in self._silent and self._fits(target)]
 
     def _granted(self, tier: int, open_: list[T]) -> tuple[list[T], str] | None:

@@ -38,6 +38,7 @@ class ClientConnection(asyncio.Protocol):
     def __init__(self, server: Server) -> None:
         self._server = server
         self._loop = server.loop
+        self._max_header_size = server.limits.max_header_size
         self._transport: asyncio.Transport = None  # type: ignore[assignment]  # set by connection_made
         self._parser = httptools.HttpRequestParser(self)
         self._peer = ""
@@ -120,15 +121,14 @@ class ClientConnection(asyncio.Protocol):
 
     def on_url(self, url: bytes) -> None:
         self._target += url
-        self._count_head(len(url))
-
-    def _count_head(self, size: int) -> None:
-        self._head_size += size
-        if self._head_size > self._server.limits.max_header_size:
+        self._head_size += len(url)
+        if self._head_size > self._max_header_size:
             raise ValueError("head too large")  # the parser turns it into an HttpParserCallbackError
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._count_head(len(name) + len(value) + 4)
+        self._head_size += len(name) + len(value) + 4
+        if self._head_size > self._max_header_size:
+            raise ValueError("head too large")  # the parser turns it into an HttpParserCallbackError
         if not self._reading_head:
             return  # a trailer: fields that came behind the body must not change what the head said
         name = name.lower()
