@@ -208,7 +208,8 @@ class Attempts:
                 body = self.resumption.body(body, endpoint.dialect)
         lines = self.lines_for(endpoint)
         if ctx.deadline_is_clients:
-            lines += b"x-request-timeout: %.3f\r\n" % max(0.001, ctx.deadline - now)
+            left = ctx.deadline - now - 0.0005  # rounded down: never more than is left
+            lines += b"x-request-timeout: %.3f\r\n" % max(0.001, left)
         if ctx.trace is not None:
             lines += ctx.trace.traceparent_line(len(ctx.attempts) + 1)
         target = endpoint.base_path + target
