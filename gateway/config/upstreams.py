@@ -1,7 +1,9 @@
 """Sections about where requests go: backends and routes."""
 
 import re
+from ipaddress import ip_address
 from typing import Annotated, Any, Literal, get_args
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, model_validator
 
@@ -178,7 +180,17 @@ class BackendConfig(Section):
                 "keep one: whose key is the backend to see?",
                 key="forward_authorization",
             )
+        if self.discover is not None and _is_address(self.url):
+            raise invalid("needs a host name in the url, not an address", key="discover")
         return self
+
+
+def _is_address(url: str) -> bool:
+    try:
+        ip_address(urlsplit(url).hostname or "")
+    except ValueError:
+        return False
+    return True
 
 
 class Target(Section):

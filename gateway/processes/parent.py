@@ -32,6 +32,9 @@ from gateway.processes.totals import Totals
 #: No limit to the failures in a row: a port without workers is of no use to anyone.
 _RESTART = RestartSettings(initial=0.1, factor=2.0, max=30.0, max_failures=10**9, stable_after=30.0)
 _WATCH_INTERVAL = 1.0
+#: Seconds between questions whether a worker's loop turns, and without an answer after which it is killed.
+_PULSE = 2.0
+_HUNG = 15.0
 #: Seconds that workers have beyond the drain before they are killed.
 _MARGIN = 5.0
 
@@ -97,6 +100,7 @@ class Parent:
         loop.add_signal_handler(signal.SIGHUP, lambda: self._spawn(self.reload()))
         loop.add_signal_handler(signal.SIGUSR2, lambda: self._spawn(self.roll()))
         self._spawn(self._watch())
+        self._spawn(self._listen_for_pulses())
         on_ready()
         # Who stops it by hand does not want to wait for load balancers to notice.
         delay = self._config.server.drain_delay if await signals.get() is signal.SIGTERM else 0.0
@@ -116,6 +120,7 @@ class Parent:
                 started = await self._start(slot)
                 slot.tried.set()
                 if started is None:
+                    self._cover()
                     await asyncio.sleep(slot.policy.ended(monotonic()) or _RESTART.max)
                     continue
                 child = started
@@ -156,19 +161,23 @@ class Parent:
             raise
         slot.current = child
         slot.policy.ready(monotonic())
-        for other in self._serving:
-            if other is not child:
-                other.channel.tell("unlisten", {"number": slot.number})
+        self._cover()
         self._tell_workers()
         return child
+
+    def _cover(self) -> None:
+        """Has the others take the connections of workers that are not there."""
+        for slot in self._slots:
+            for child in self._serving:
+                if child.number != slot.number:
+                    child.channel.tell("unlisten" if slot.current else "listen", {"number": slot.number})
 
     async def _lost(self, slot: Slot, child: Child) -> None:
         """A worker has died: the others take its connections until it is back."""
         slot.current = None
         self._restarts += 1
         self._retire(child)
-        for other in self._serving:
-            other.channel.tell("listen", {"number": slot.number})
+        self._cover()
         self._tell_workers()
         delay = slot.policy.ended(monotonic()) or _RESTART.max
         self._log.error("worker_died", worker=slot.number, pid=child.pid, status=child.status, restart_in=delay)
@@ -278,6 +287,20 @@ class Parent:
         now = {"serving": len(self._serving), "wanted": len(self._slots), "restarts": self._restarts}
         for child in self._serving:
             child.channel.tell("workers", now)
+
+    async def _listen_for_pulses(self) -> None:
+        """Kills workers that hang, so that they are started again."""
+        while True:
+            await asyncio.sleep(_PULSE)
+            await asyncio.gather(*(self._pulse(child) for child in self._serving))
+
+    async def _pulse(self, child: Child) -> None:
+        try:
+            await child.channel.ask("pulse", timeout=_HUNG)
+        except PeerError as error:
+            if child.alive and not self._stopping:
+                self._log.error("worker_hangs", worker=child.number, pid=child.pid, reason=str(error))
+                child.kill()
 
     async def _watch(self) -> None:
         """Reloads when the file changes."""

@@ -133,6 +133,9 @@ class Worker:
         else:
             self._running.server.keep_none()
 
+    async def _do_pulse(self) -> None:
+        """Its loop turns, as this ran."""
+
     async def _do_hurry(self) -> None:
         self._running.hurry()
 

@@ -86,6 +86,19 @@ async def test_a_worker_that_is_killed_takes_nothing_with_it_and_comes_back(
         assert await gateway.sample("seawall_worker_restarts_total") == 1
 
 
+@pytest.mark.slow
+async def test_a_worker_that_hangs_is_replaced(backend: FaultProcess, tmp_path: Path) -> None:
+    path = tmp_path / "gateway.yaml"
+    path.write_text(gateway_yaml(backend, server=TWO))
+    with Serving(path, free_port()) as gateway:
+        frozen = (await gateway.workers())[0]
+        os.kill(frozen, signal.SIGSTOP)
+        await asyncio.to_thread(gateway.wait_for_line, "worker_hangs", 60.0)
+        await settled(gateway)
+        assert [await ask(gateway.url) for _ in range(12)] == [200] * 12
+        assert frozen not in (await gateway.workers()).values()
+
+
 async def test_a_reload_reaches_every_worker_or_none(backend: FaultProcess, tmp_path: Path) -> None:
     path = tmp_path / "gateway.yaml"
     good = gateway_yaml(backend, server=TWO)
@@ -180,6 +193,7 @@ async def change_under_load(gateway: Serving, write: Callable[[str], object], re
             if number < rolls:
                 gateway.signal(signal.SIGUSR2)
                 await asyncio.to_thread(gateway.wait_for_count, "worker_replaced", 2 * (number + 1), 60.0)
+    print(f"\n{load.good} requests through {reloads} reloads and {rolls} rolling restarts, {len(load.failures)} failed")
     assert load.failures == []
     return load.good
 
@@ -220,6 +234,7 @@ async def test_no_request_fails_while_whole_processes_take_turns_on_one_socket(
                     assert await asyncio.to_thread(running.wait, 20) == 0
                     running.close()
                     running = following
+            print(f"\n{load.good} requests through {times} turns of processes, {len(load.failures)} failed")
             assert load.failures == []
             assert load.good > 50
         finally:
