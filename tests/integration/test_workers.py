@@ -7,11 +7,13 @@ import json
 import os
 import signal
 import socket
+import ssl
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import aiohttp
 import pytest
+import trustme
 
 from tests.support.load import load_on
 from tests.support.processes import FaultProcess, Process, alive, free_port, occupied_port, wait_until
@@ -212,6 +214,22 @@ async def test_no_request_fails_through_reloads_and_rolling_restarts(
         assert await gateway.sample("seawall_requests_total", route="tiny", outcome="ok") == good
         lines = [line for line in gateway.output.splitlines() if line]
         assert all(json.loads(line) for line in lines)  # no two processes' lines are mixed
+
+
+async def test_tls_sessions_cannot_move_and_their_clients_are_told(backend: FaultProcess, tmp_path: Path) -> None:
+    authority = trustme.CA()
+    authority.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(tmp_path / "server.pem")
+    context = ssl.create_default_context()
+    authority.configure_trust(context)
+    path, port = tmp_path / "gateway.yaml", free_port()
+    pem = tmp_path / "server.pem"
+    path.write_text(gateway_yaml(backend, server=f"{TWO}, tls: {{cert: '{pem}', key: '{pem}'}}"))
+    with Serving(path, port) as gateway:
+        async with load_on(f"https://127.0.0.1:{port}", tls=context) as load:
+            gateway.signal(signal.SIGUSR2)
+            await asyncio.to_thread(gateway.wait_for_count, "worker_replaced", 2, 60.0)
+        assert load.failures == []
+        assert load.good > 20
 
 
 @pytest.mark.parametrize(("workers", "times"), [(1, 2), pytest.param(2, 10, marks=pytest.mark.slow)])

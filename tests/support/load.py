@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import random
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -27,7 +28,9 @@ class Load:
 
 
 @asynccontextmanager
-async def load_on(url: str, *, clients: int = 12, pause: float = 0.02, seed: int = 0) -> AsyncIterator[Load]:
+async def load_on(
+    url: str, *, clients: int = 12, pause: float = 0.02, seed: int = 0, tls: ssl.SSLContext | None = None
+) -> AsyncIterator[Load]:
     """`clients` that ask the model `tiny` one request after the other until the block ends, every third one streamed.
 
     Each has a connection of its own, which it keeps as long as the server does; between requests it is idle for up to
@@ -36,7 +39,7 @@ async def load_on(url: str, *, clients: int = 12, pause: float = 0.02, seed: int
     load = Load()
     stop = asyncio.Event()
     rng = random.Random(seed)
-    tasks = [asyncio.create_task(_client(url, load, stop, pause, rng)) for _ in range(clients)]
+    tasks = [asyncio.create_task(_client(url, load, stop, pause, rng, tls)) for _ in range(clients)]
     try:
         yield load
     finally:
@@ -44,8 +47,10 @@ async def load_on(url: str, *, clients: int = 12, pause: float = 0.02, seed: int
         await asyncio.gather(*tasks)
 
 
-async def _client(url: str, load: Load, stop: asyncio.Event, pause: float, rng: random.Random) -> None:
-    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=1)) as session:
+async def _client(
+    url: str, load: Load, stop: asyncio.Event, pause: float, rng: random.Random, tls: ssl.SSLContext | None
+) -> None:
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=1, ssl=tls or True)) as session:
         for number in itertools.count():
             if stop.is_set():
                 return
