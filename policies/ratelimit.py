@@ -22,7 +22,7 @@ class RateLimit:
     """`limit` units per `PERIOD` as a token bucket that holds one period's worth.
 
     Kept like the generic cell rate algorithm: one number, the time at which the bucket will be full. `charged` adds up
-    what was taken here, for replicas that share a limit.
+    what was taken here, until who shares the limit has been told and sets it back.
     """
 
     __slots__ = ("_full_at", "_interval", "charged", "limit")
@@ -45,9 +45,9 @@ class RateLimit:
         self._full_at = max(now, max(now, self._full_at) + cost * self._interval)
         self.charged += cost
 
-    def follow(self, now: float, reset: float, since: float) -> None:
-        """Takes over a bucket that is shared: full in `reset` seconds, and `since` units were taken here since."""
-        self._full_at = max(now, now + reset + since * self._interval)
+    def follow(self, now: float, reset: float) -> None:
+        """Takes over a bucket that is shared: full in `reset` seconds, but for what is `charged` here."""
+        self._full_at = max(now, now + reset + self.charged * self._interval)
 
     def retry_after(self, now: float, cost: float = 1.0) -> float:
         """Seconds until `try_take` would grant the cost; 0 for now."""
@@ -55,9 +55,13 @@ class RateLimit:
         wait = self._full_at - now - room
         return wait if wait > _ROUNDING else 0.0
 
+    def reset(self, now: float) -> float:
+        """Seconds until all of it is there again."""
+        return max(0.0, self._full_at - now)
+
     def quota(self, now: float) -> Quota:
         """How it stands."""
-        reset = max(0.0, self._full_at - now)
+        reset = self.reset(now)
         return Quota(self.limit, max(0, int((PERIOD - reset) / self._interval + _ROUNDING)), reset)
 
 

@@ -6,15 +6,16 @@ No I/O; `now` is loop time in seconds. Names are hashed, so that neither keys no
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from policies.breaker import SavedBreaker, State
 
 if TYPE_CHECKING:
     from gateway.endpoint import Endpoint
-    from gateway.runtime import Runtime
+    from gateway.runtime import Route, Runtime
     from policies.ratelimit import RateLimit
 
 T = TypeVar("T")
@@ -31,6 +32,7 @@ _HOLD = 0.6
 _UNUSED = 2.0
 
 
+@lru_cache(maxsize=50_000)
 def hashed(*parts: str) -> str:
     """A name as the store sees it."""
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:24]
@@ -53,8 +55,8 @@ class Replica:
         self.replicas = 1
         self._revision = 0
         self._circuits: dict[str, _Circuit] = {}
-        self._sent: dict[str, float] = {}  # units of each rate limit that the store knows of
-        self._unsettled: dict[str, float] = {}  # what `_sent` was before the exchange under way
+        self._gauges: dict[str, Route | str] = {}  # what the exchange under way asks about: a route's budget, a key
+        self._rates: dict[str, tuple[RateLimit, float]] = {}  # and rate limits, with the units that it tells
         self._told: list[tuple[_Circuit, str, int]] = []  # circuits in the exchange under way, as they were before
         self._turn = 0
 
@@ -77,20 +79,12 @@ class Replica:
                 circuits.append(told)
             if self._wants_lease(circuit, now):
                 leases.append(name)
-        every = list(self._gauges(runtime))
-        gauges = dict(self._turns([one for one in every if one[1] is not None], MOST))
-        gauges |= dict(self._turns([one for one in every if one[1] is None], IDLE))
-        gauges["replicas"] = 1.0
-        limits = list(self._rates(runtime, now))
-        rates = self._turns([(name, limit) for name, used, limit in limits if used is not None], MOST)
-        rates += self._turns([(name, limit) for name, used, limit in limits if used is None], IDLE)
-        self._unsettled = {}
         return {
             "revision": self._revision,
             "circuits": circuits[:MOST],
             "leases": leases[:MOST],
-            "gauges": gauges,
-            "rates": {name: self._rate(name, limit, now) for name, limit in rates},
+            "gauges": self._tell_gauges(runtime),
+            "rates": self._tell_rates(runtime, now),
         }
 
     def _follow(self, runtime: Runtime) -> None:
@@ -138,24 +132,32 @@ class Replica:
             return False
         return True
 
-    def _gauges(self, runtime: Runtime) -> Iterator[tuple[str, float | None]]:
-        for route in runtime.routes.routes:
-            yield hashed("budget", route.name), round(route.budget.own, 3) or None
-        for key, in_flight in runtime.key_limits.concurrencies():
-            yield hashed("concurrency", key), float(in_flight) or None
+    def _tell_gauges(self, runtime: Runtime) -> dict[str, float | None]:
+        own: list[tuple[Route | str, float]] = [(route, route.budget.own) for route in runtime.routes.routes]
+        own += [(key, float(in_flight)) for key, in_flight in runtime.key_limits.concurrencies()]
+        chosen = self._turns([one for one in own if one[1]], MOST) + self._turns(
+            [one for one in own if not one[1]], IDLE
+        )
+        self._gauges = {
+            hashed("concurrency", of) if isinstance(of, str) else hashed("budget", of.name): of for of, _ in chosen
+        }
+        values = [round(value, 3) or None for _, value in chosen]
+        return dict(zip(self._gauges, values, strict=True)) | {"replicas": 1.0}
 
-    def _rates(self, runtime: Runtime, now: float) -> Iterator[tuple[str, RateLimit | None, RateLimit]]:
-        for key, unit, limit in runtime.key_limits.rates():
-            name = hashed("rate", key, unit, str(limit.limit))
-            used = limit.charged != self._sent.get(name, 0.0) or limit.quota(now).reset > 0
-            yield name, limit if used else None, limit
-
-    def _rate(self, name: str, limit: RateLimit, now: float) -> list[float]:
-        before = self._sent.get(name, 0.0)
-        self._unsettled[name] = before
-        self._sent[name] = limit.charged
-        taken = max(-limit.limit, min(limit.charged - before, limit.limit))
-        return [round(taken, 3), 60_000 / limit.limit, round(limit.quota(now).reset * 1000, 3)]
+    def _tell_rates(self, runtime: Runtime, now: float) -> dict[str, list[float]]:
+        used: list[tuple[str, str, RateLimit]] = []
+        idle: list[tuple[str, str, RateLimit]] = []
+        for entry in runtime.key_limits.rates():
+            (used if entry[2].charged or entry[2].reset(now) > 0 else idle).append(entry)
+        told: dict[str, list[float]] = {}
+        self._rates = {}
+        for key, unit, limit in self._turns(used, MOST) + self._turns(idle, IDLE):
+            name, units = hashed("rate", key, unit, str(limit.limit)), limit.charged
+            limit.charged = 0.0
+            self._rates[name] = limit, units
+            bounded = max(-limit.limit, min(units, limit.limit))
+            told[name] = [round(bounded, 3), 60_000 / limit.limit, round(limit.reset(now) * 1000, 3)]
+        return told
 
     def _turns(self, entries: list[T], most: int) -> list[T]:
         """At most so many, others the next time."""
@@ -168,30 +170,25 @@ class Replica:
 
     def apply(self, runtime: Runtime, answer: Mapping[str, Any], now: float) -> None:
         """Takes over what the store answered to `collect`."""
-        self._unsettled = {}
         self._told = []
         self._revision = int(answer["revision"])
-        self.replicas = 1 + int(answer["gauges"]["replicas"][1])
+        gauges = answer["gauges"]
+        self.replicas = 1 + int(gauges["replicas"][1])
         for entry in answer.get("circuits") or ():
             self._adopt(entry, now)
         for name, ours in answer["leases"].items():
             circuit = self._circuits.get(name)
             if circuit is not None:
                 self._leased(circuit, bool(ours), now)
-        gauges = answer["gauges"]
-        for route in runtime.routes.routes:
-            found = gauges.get(hashed("budget", route.name))
-            if found is not None:
-                route.budget.share(float(found[0]), self.replicas)
-        for key, _ in runtime.key_limits.concurrencies():
-            found = gauges.get(hashed("concurrency", key))
-            if found is not None:
-                runtime.key_limits.elsewhere(key, int(found[0]))
-        for key, unit, limit in runtime.key_limits.rates():
-            name = hashed("rate", key, unit, str(limit.limit))
-            left = answer["rates"].get(name)
-            if left is not None:  # what was taken while the answer was on its way is not in it
-                limit.follow(now, float(left) / 1000, limit.charged - self._sent.get(name, 0.0))
+        for name, of in self._gauges.items():
+            total = float(gauges[name][0])
+            if isinstance(of, str):
+                runtime.key_limits.elsewhere(of, int(total))
+            else:
+                of.budget.share(total, self.replicas)
+        for name, (limit, _) in self._rates.items():
+            limit.follow(now, float(answer["rates"][name]) / 1000)
+        self._rates = {}
 
     def _adopt(self, entry: Mapping[str, Any], now: float) -> None:
         circuit = self._circuits.get(entry["name"])
@@ -214,11 +211,12 @@ class Replica:
 
     def alone(self, runtime: Runtime, now: float) -> None:
         """The store does not answer: what the others do counts no more, and what was to be told is told later."""
-        self._sent |= self._unsettled
+        for limit, units in self._rates.values():
+            limit.charged += units
+        self._rates = {}
         for circuit, state, streak in self._told:
             circuit.state, circuit.streak = state, streak
         self._told = []
-        self._unsettled = {}
         self.replicas = 1
         for route in runtime.routes.routes:
             route.budget.share(0.0, 1)

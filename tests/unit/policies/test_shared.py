@@ -69,7 +69,8 @@ def test_a_shared_bucket_counts_what_was_taken_since() -> None:
     limit = RateLimit(60)
     assert all(limit.try_take(100.0) for _ in range(10))
     assert limit.charged == 10
-    limit.follow(100.0, 30.0, 10.0)  # the others have taken 30
+    limit.follow(100.0, 30.0)  # the others have taken 30, and do not know of these 10
     assert limit.quota(100.0).remaining == 20
-    limit.follow(100.0, 0.0, 0.0)
+    limit.charged = 0.0  # they have been told
+    limit.follow(100.0, 0.0)
     assert limit.quota(100.0).remaining == 60
