@@ -13,6 +13,7 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 from gateway.errors.taxonomy import GatewayError
+from gateway.loading import given_up, not_loaded
 from gateway.observe.metrics import RouteMetrics
 from policies.admission import HIGHEST_PRIORITY, AdmissionQueue, AdmissionSettings, Waiting
 from policies.outcome import ErrorKind
@@ -119,7 +120,7 @@ class WaitingRoom:
         if plan.may_wait(now):
             return True
         longest = self._queue.settings.max_wait
-        if longest <= 0 or not plan.may_recover(now):
+        if longest <= 0 or not plan.may_recover(now) or given_up(endpoint.state for endpoint in self._endpoints):
             return False
         since = self._down_since
         if since is None or any(endpoint.vitality.seen_since(since) for endpoint in self._endpoints):
@@ -163,6 +164,9 @@ class WaitingRoom:
             return
         if now >= ctx.deadline and ctx.deadline_is_clients:
             raise GatewayError(ErrorKind.DEADLINE_EXCEEDED)
+        loading = not_loaded(self._endpoints) if reason == "outage" else None
+        if loading is not None:
+            raise loading
         advice = self._queue.retry_after(now)
         raise GatewayError(ErrorKind.MODEL_OVERLOADED, _REASONS[reason] + _ADVICE, retry_after=advice)
 

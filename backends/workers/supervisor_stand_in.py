@@ -8,7 +8,10 @@ connection is refused.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import ctypes
 import socket
+import struct
 from collections.abc import Callable
 
 from aiohttp import web
@@ -19,6 +22,9 @@ from backends.workers.supervisor_state import WorkerSnapshot
 
 _BACKLOG = 1024
 _SHUTDOWN_TIMEOUT = 1.0
+_ACCEPT_TIME = 0.05
+_SO_ATTACH_REUSEPORT_CBPF = 51  # <asm/socket.h>
+_RETURN_SECOND = struct.pack("=HBBI", 0x06, 0, 0, 1)  # struct sock_filter {BPF_RET | BPF_K, 0, 0, 1}
 
 
 class StandIn:
@@ -29,6 +35,7 @@ class StandIn:
         self._port = port
         self._snapshot = snapshot
         self._runner: web.ServerRunner | None = None
+        self._sock: socket.socket | None = None
         #: Sockets that listen on the port without the server's: its own, and any on another address.
         self.listeners = 0
 
@@ -49,10 +56,19 @@ class StandIn:
         await runner.setup()
         await web.SockSite(runner, sock, backlog=_BACKLOG).start()
         self.listeners = listeners(self._port)
-        self._runner = runner
+        self._runner, self._sock = runner, sock
+
+    async def hand_over(self) -> None:
+        """Gives the port up to a server that listens on it by now; whoever has connected here is still answered."""
+        if self._sock is not None:
+            with contextlib.suppress(OSError):  # without it, a connection that waits to be accepted may be reset
+                _send_new_to_the_second(self._sock)
+                await asyncio.sleep(_ACCEPT_TIME)
+        await self.close()
 
     async def close(self) -> None:
         """Gives the port up."""
+        self._sock = None
         if self._runner is not None:
             runner, self._runner = self._runner, None
             await runner.cleanup()
@@ -74,3 +90,14 @@ class StandIn:
 
     async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
         return answer_for_one(request.path, self._snapshot())
+
+
+def _send_new_to_the_second(sock: socket.socket) -> None:
+    """New connections to a shared port go to the socket that came to listen there second. Linux; raises OSError.
+
+    The program, a single `return 1`, stays with the port's sockets; once one is left the kernel finds no second and
+    takes that one.
+    """
+    program = ctypes.create_string_buffer(_RETURN_SECOND, len(_RETURN_SECOND))
+    described = struct.pack("@HP", 1, ctypes.addressof(program))  # struct sock_fprog
+    sock.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_REUSEPORT_CBPF, described)

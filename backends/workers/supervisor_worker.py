@@ -225,7 +225,7 @@ class Worker:
         if self._stand_in is not None and self._stand_in.is_open:
             if listeners(self._port) <= self._stand_in.listeners:
                 return False
-            await self._stand_in.close()  # the server listens by now: from here on it speaks for itself
+            await self._stand_in.hand_over()  # the server listens by now: from here on it speaks for itself
         return await problem_of(self._health, self.spec.health_timeout) is None
 
     async def _watch_probe(self, what: str, probe: Probe, every: float, timeout: float, limit: int) -> str:

@@ -11,17 +11,21 @@ import urllib.error
 import urllib.request
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import aiohttp
 import pytest
+from aiohttp import web
 from prometheus_client.parser import text_string_to_metric_families
 
 from backends.workers.load_failure import Cause
 from backends.workers.supervisor import RestartSettings, Supervisor, WorkerSnapshot, WorkerSpec, WorkerState
 from backends.workers.supervisor_http import status_server
+from backends.workers.supervisor_stand_in import StandIn
 from tests.support.gateway import running_gateway
 from tests.support.processes import Process, free_port
+from tests.support.workers import snapshot
 
 SHARE_PORT = Path(sys.modules[Supervisor.__module__].__file__ or "").with_name("supervisor_share_port.py")
 #: Binds at once, "loads" until a file is there, and only then listens: as vLLM does.
@@ -46,6 +50,14 @@ server.socket.close()
 server.socket = sock
 server.server_activate()
 server.serve_forever()
+"""
+CONFIG = """
+server: {{listen: '127.0.0.1:0'}}
+backends:
+  w: {{url: '{url}', kind: vllm, health: {{interval: 50ms}}}}
+routes:
+  - {{model: tiny, backends: [w]}}
+policies: {{default: {{admission: {{max_wait: 500ms}}}}}}
 """
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="two listeners on one port are Linux's")
 
@@ -141,28 +153,67 @@ async def test_no_connection_is_refused_from_the_end_of_one_life_to_the_next(
     assert set(statuses) == {200, 503}
 
 
+async def test_a_handover_resets_nobody() -> None:
+    """Connections pour in while the server begins to listen and the stand-in leaves, twenty times."""
+
+    async def serve(request: web.BaseRequest) -> web.Response:
+        answer = web.Response(text="up")
+        answer.force_close()
+        return answer
+
+    async def ask(port: int, over: asyncio.Event) -> int:
+        answered = 0
+        while not over.is_set():
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(b"GET / HTTP/1.1\r\nhost: w\r\n\r\n")
+            answered += bool(await reader.read(100))
+            writer.close()
+        return answered
+
+    for _ in range(20):
+        port, over = free_port(), asyncio.Event()
+        stand_in = StandIn("127.0.0.1", port, lambda: snapshot(WorkerState.LOADING))
+        await stand_in.open()
+        asking = [asyncio.create_task(ask(port, over)) for _ in range(8)]
+        runner = web.ServerRunner(web.Server(serve))
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", port, reuse_port=True).start()
+        await stand_in.hand_over()
+        over.set()
+        assert all(await asyncio.gather(*asking))
+        await runner.cleanup()
+
+
 async def test_a_worker_given_up_says_why_to_its_gateway(tmp_path: Path) -> None:
     script = (
         "import sys; sys.exit('safetensors_rust.SafetensorError: Error while deserializing header: HeaderTooLarge')"
     )
     lost = Loading(tmp_path, argv=[sys.executable, "-c", script])
-    config = f"""
-server: {{listen: '127.0.0.1:0'}}
-backends:
-  w: {{url: '{lost.url}', kind: vllm, health: {{interval: 50ms}}}}
-routes:
-  - {{model: tiny, backends: [w]}}
-"""
-    async with lost.supervisor, running_gateway(config) as gateway:
+    async with lost.supervisor, running_gateway(CONFIG.format(url=lost.url)) as gateway:
         failed = await lost.until(WorkerState.FAILED)
         assert (failed.restarts, failed.failure and failed.failure.cause) == (1, Cause.WEIGHTS)
         await until(lambda: gateway.gateway.runtime.endpoints["w"].state == "failed")
         endpoint = (await gateway.get("/status")).json["endpoints"]["w"]
         assert endpoint["message"].startswith("its model cannot be loaded: bad_weights. Copy or download")
         assert "HeaderTooLarge" in endpoint["last_lines"][-1]
+        started = monotonic()
         refused = await gateway.chat()
-        assert refused.status == 503
+        assert (refused.status, refused.error["error_type"]) == (503, "model_loading_failed")
+        assert refused.headers["x-should-retry"] == "false"
+        assert monotonic() - started < 2  # nothing to wait for
         assert (await gateway.get("/health")).json["checks"]["backends"]["status"] != "healthy"
+
+
+async def test_a_request_waits_for_a_loading_model_and_is_told_so_in_the_end(tmp_path: Path) -> None:
+    loading = Loading(tmp_path)
+    async with loading.supervisor, running_gateway(CONFIG.format(url=loading.url)) as gateway:
+        await until(lambda: gateway.gateway.runtime.endpoints["w"].state == "loading")
+        refused = await gateway.chat()
+        assert (refused.status, refused.error["error_type"]) == (503, "model_loading")
+        assert refused.headers["x-should-retry"] == "true"
+        assert "retry-after" in refused.headers
+        loading.finish()
+        await until(lambda: gateway.gateway.runtime.endpoints["w"].healthy)
 
 
 async def test_another_programs_port_is_left_alone(tmp_path: Path) -> None:

@@ -9,27 +9,9 @@ from hypothesis import strategies as st
 
 from backends.workers.load_failure import Cause, LoadFailure
 from backends.workers.supervisor_report import answer_in_place
-from backends.workers.supervisor_state import WorkerSnapshot, WorkerState
+from backends.workers.supervisor_state import WorkerState
 from gateway.health.worker_report import WorkerReport, worker_report
-
-
-def snapshot(state: WorkerState, **facts: object) -> WorkerSnapshot:
-    values: dict[str, object] = {
-        "name": "w",
-        "state": state,
-        "pid": None,
-        "restarts": 0,
-        "uptime": 3.0,
-        "load_time": None,
-        "progress": None,
-        "last_error": None,
-        "error_age": None,
-        "failure": None,
-        "exit_code": None,
-        "next_start": None,
-        "last_lines": (),
-    }
-    return WorkerSnapshot(**values | facts)  # type: ignore[arg-type]
+from tests.support.workers import snapshot
 
 
 def test_progress_and_lines_arrive_without_credentials() -> None:

@@ -1,0 +1,29 @@
+"""What a request is told when its model's servers say that they load, or cannot load, and none of them serves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from gateway.endpoint import Endpoint
+from gateway.errors.taxonomy import GatewayError
+from gateway.health.prober import ProbeState
+from policies.outcome import ErrorKind
+
+
+def not_loaded(endpoints: Iterable[Endpoint]) -> GatewayError | None:
+    """The error, where loading is the reason: one that loads will serve, and only if all are given up is that final.
+
+    None where that is not the reason, or an endpoint is well as far as its probes tell.
+    """
+    every = list(endpoints)
+    if any(endpoint.healthy for endpoint in every):
+        return None
+    states = {endpoint.state for endpoint in every}
+    if ProbeState.LOADING in states:
+        return GatewayError(ErrorKind.MODEL_LOADING)
+    return GatewayError(ErrorKind.MODEL_LOADING_FAILED) if given_up(states) else None
+
+
+def given_up(states: Iterable[str]) -> bool:
+    """Whether no server of these states comes back by itself."""
+    return set(states) == {ProbeState.FAILED}
