@@ -111,6 +111,10 @@ def _same(body: bytes, config: Config | None) -> Iterator[Finding]:
         yield warning(f"it runs version {status['version']}, this is {__version__}", "restart it after an update")
     else:
         yield ok(f"it runs this version, {__version__}")
-    if config is not None and (differ := set(config.backends) ^ set(status["endpoints"])):
+    if config is None:
+        return
+    served = {name.partition("/")[0] for name in status["endpoints"]}
+    found = {name for name, backend in config.backends.items() if backend.discover is not None}
+    if differ := (set(config.backends) ^ served) - found:
         names = ", ".join(sorted(differ)[:5])
         yield warning(f"it does not serve this file: {names}", "reload it: SIGHUP, or the admin page")
