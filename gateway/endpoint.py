@@ -16,7 +16,7 @@ from backends.registry import dialect_for
 from gateway.config.policy import AdaptiveConcurrency, FixedConcurrency
 from gateway.config.schema import BackendConfig, CircuitBreakerPolicy, PolicyConfig
 from gateway.discovery.addresses import Address
-from gateway.health.prober import ProbeResult, ProbeTarget
+from gateway.health.prober import ProbeResult, ProbeState, ProbeTarget
 from gateway.observe.metrics import EndpointMetrics
 from gateway.upstream.pool import Pool
 from gateway.upstream.request import passed_on
@@ -259,7 +259,8 @@ class Endpoint:
     def probed(self, result: ProbeResult, now: float) -> None:
         """Takes over what an active probe found.
 
-        One that is back is given requests without waiting out its circuit. One whose engine stands still is not given
+        One that was well and is down has its circuit opened. One that is back is given requests without waiting out its
+        circuit. One whose engine stands still is not given
         any, though its server answers; one that answers requests is only too busy for a probe in time.
         """
         settings = self.config.health
@@ -270,6 +271,10 @@ class Endpoint:
             if result.state_changed or cleared or settings.probe == "generate":
                 self.breaker.end_open_time(now)
         busy = result.timed_out and self.vitality.seen_since(now - settings.timeout - settings.interval)
+        if self.healthy and self.state == ProbeState.HEALTHY and not (result.healthy or busy):
+            self.breaker.trip(
+                now
+            )  # so that it comes back as after failed requests: on probation, then little by little
         self.healthy = result.healthy or busy
         self.state = result.state.value
         self.message = "too busy to answer checks in time" if busy else result.message

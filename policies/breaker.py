@@ -247,6 +247,11 @@ class CircuitBreaker:
 
     # -- operators, checks, other replicas -----------------------------------------------------------------------------
 
+    def trip(self, now: float) -> None:
+        """An active check found the endpoint down: a closed circuit opens as after too many failures."""
+        if self._state is _CLOSED:
+            self._open(now)
+
     def end_open_time(self, now: float) -> None:
         """An active check found the endpoint answering: half-open from now on. Not when forced open."""
         if self._state is _OPEN and not self._forced:

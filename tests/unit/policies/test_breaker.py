@@ -382,3 +382,14 @@ def test_an_endpoint_that_breaks_its_streams_is_taken_out_whatever_its_whole_ans
         assert permit is not None
         circuit.record(permit, {"s": OK, "n": NEUTRAL, "f": BAD}[letter], 0.1, 0.0, streamed=True)
     assert circuit.state(0.0) is state
+
+
+def test_a_check_that_finds_it_down_opens_it_like_failures_and_only_when_closed() -> None:
+    circuit = breaker(open_for=10.0)
+    circuit.trip(100.0)
+    assert circuit.state(109.9) is State.OPEN
+    circuit.trip(105.0)
+    assert circuit.state(110.0) is State.HALF_OPEN
+    circuit.force_open(120.0)
+    circuit.trip(121.0)
+    assert circuit.forced
