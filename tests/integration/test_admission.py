@@ -208,7 +208,7 @@ async def test_a_retry_waits_for_the_endpoint_that_is_left() -> None:
         servers[1].inject("hang")
         bad.inject(fault("hang", seconds=0.05))
         held = [ask(gateway, "a"), ask(gateway, "b")]
-        await until(lambda: sum(e.in_flight for e in gateway.gateway.runtime.endpoints.values()) == 2)
+        await until(lambda: order(bad) == ["a"] and order(servers[1]) == ["b"])
         bad.inject(fault("internal_error"))
         await until(lambda: gateway.gateway.runtime.endpoints["b0"].in_flight == 0)
         retried = ask(gateway, "c")
