@@ -108,7 +108,7 @@ class WaitingRoom:
                 self._attend(now)
         finally:
             now = monotonic()
-            ctx.backend_time += now - entry.since
+            ctx.waited(entry.since, now)
             numbers.queue_wait.observe(now - entry.since)
             if self._queue.cancel(entry) or choice is None:
                 self._go_on(now)  # it leaves without taking the slot that it may have been called up for

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 #: A whole answer up to this size is judged before any of it goes to the client; a larger one is passed on as it comes.
 MAX_JUDGED = 8 * 1024 * 1024
+#: An answer that is translated, and so must be whole, may be this large.
+MAX_TRANSLATED = 64 * 1024 * 1024
 #: A stream that sends this much without any content is passed on.
 MAX_HELD = 64 * 1024
 #: An error answer is read up to here; what it says is known by then.
@@ -56,6 +58,7 @@ class Attempt:
         "_scanner",
         "_settled",
         "_size",
+        "_whole",
         "body",
         "candidate",
         "endpoint",
@@ -78,7 +81,10 @@ class Attempt:
         body: bytes,
         settled: Callable[[Attempt], None],
         permit: Permit | None,
+        *,
+        whole: bool = False,
     ) -> None:
+        """`whole`: the answer is of no use but complete and judged."""
         self.candidate = candidate
         self.endpoint = endpoint = candidate.endpoint
         self.path = path
@@ -99,6 +105,7 @@ class Attempt:
         self._scanner: FrameScanner | None = None
         self._chunks: list[bytes] = []
         self._size = 0
+        self._whole = whole
         self._end: tuple[Break, str] | bool | None = None  # what came after settling: True for a clean end
 
     # -- sending -------------------------------------------------------------------------------------------------------
@@ -157,7 +164,7 @@ class Attempt:
 
     def on_head(self, head: UpstreamHead) -> None:
         self.head = head
-        if head.status == 200 and head.is_event_stream and not head.encoded:
+        if head.status == 200 and head.is_event_stream and not (head.encoded or self._whole):
             self._scanner = FrameScanner()
 
     def on_data(self, data: bytes) -> None:
@@ -176,6 +183,9 @@ class Attempt:
                 self._judge_whole()
                 if self._connection is not None:
                     self._connection.abort()
+        elif self._whole:
+            if self._size > MAX_TRANSLATED:
+                self.expire(Failure(ErrorKind.GENERATION_FAILED, "the answer is too large", status=head.status))
         elif self._size > MAX_JUDGED or head.content_type.startswith(_RAW_TYPES):
             self._succeed(AnswerKind.RAW, b"".join(self._chunks))
 
@@ -228,6 +238,9 @@ class Attempt:
         assert head is not None
         body = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
         self._chunks = []
+        if head.encoded and self._whole:
+            self._fail(Failure(ErrorKind.GENERATION_FAILED, "the answer is compressed", status=head.status))
+            return
         if head.encoded and head.status < 400:
             self._succeed(AnswerKind.WHOLE, body)  # compressed although we did not ask: passed on unjudged
             return

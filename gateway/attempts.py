@@ -58,26 +58,24 @@ class Attempts:
 
     async def answer(self) -> Attempt:
         """Tries endpoints until one answers. Raises GatewayError when none can."""
-        ctx, plan, race = self._ctx, self.plan, self._race
+        ctx, race = self._ctx, self._race
         try:
             choice = await self._next()
             while True:
-                if choice is not None:
-                    await self.wait(choice)
+                if choice is not None and await self.wait(choice):
                     race.running.append(self._start(choice))
                 elif not race.running:
-                    raise self._total_failure()
+                    if choice is None:
+                        raise self._total_failure()
+                    choice = await self._next()  # the endpoint has gone while the request waited for it
+                    continue
                 attempt = await race.next(self._patience())
                 now = monotonic()
                 choice = None
                 if attempt is not None:
-                    self._forgiven(attempt)
-                    self._judged(attempt)
-                    if attempt.failure is None:
-                        self._beaten()
-                        ctx.warning = ctx.record_of(attempt).warning
+                    if self._settled(attempt, now):
+                        self._won(attempt)
                         return attempt
-                    plan.failed(attempt.candidate, attempt.failure, now)
                     if not race.running:
                         choice = self._shrunk(attempt, now) or await self._next()
                 elif now >= ctx.deadline:
@@ -85,9 +83,7 @@ class Attempts:
                 else:
                     choice = self._beside(now)
         finally:
-            ctx.budget_exhausted = plan.budget_exhausted
-            for left in race.running:
-                self._abandon(left)
+            self.abandon()
 
     # -- choosing and starting -----------------------------------------------------------------------------------------
 
@@ -150,15 +146,25 @@ class Attempts:
         if self._ctx.record_of(attempt).warning is not None:
             attempt.failure = replace(self._shrinks[-1][1], evidence=failure.evidence, blame=Blame.NONE)
 
-    async def wait(self, choice: Choice[Candidate]) -> None:
-        """A pause before an endpoint is asked, with the slot already taken; not counted as Seawall's own time."""
-        if choice.delay > 0:
-            choice.target.endpoint.hold()
-            try:
-                await asyncio.sleep(choice.delay)
-            finally:
-                choice.target.endpoint.release(monotonic())
-            self._ctx.backend_time += choice.delay
+    async def wait(self, choice: Choice[Candidate]) -> bool:
+        """A pause before an endpoint is asked, with the slot already taken; not counted as Seawall's own time.
+
+        False when it is not to be asked any more: it has gone meanwhile, or an attempt that runs has answered.
+        """
+        if choice.delay <= 0:
+            return True
+        endpoint, race, began = choice.target.endpoint, self._race, monotonic()
+        endpoint.hold()
+        try:
+            while await race.settles(began + choice.delay) and not race.answered:
+                settled = await race.next(began)
+                assert settled is not None
+                self._settled(settled, monotonic())
+        finally:
+            now = monotonic()
+            endpoint.release(now)
+            self._ctx.waited(began, now)
+        return not race.answered and (endpoint.usable(now) or choice.why == LAST_RESORT)
 
     async def resumed(self, choice: Choice[Candidate], order: Order) -> Attempt | None:
         """Asks for the continuation of a broken answer; None when it fails before its first content."""
@@ -185,9 +191,9 @@ class Attempts:
     def abandon(self) -> None:
         """Gives up what still runs."""
         self._ctx.budget_exhausted = self.plan.budget_exhausted
-        for left in list(self._race.running):
-            self._race.running.remove(left)
+        for left in self._race.running:
             self._abandon(left)
+        self._race.clear()
 
     def lines_for(self, endpoint: Endpoint) -> bytes:
         """The header lines of the request that go to an endpoint."""
@@ -216,7 +222,7 @@ class Attempts:
         target = endpoint.base_path + target
         head = request_head(ctx.request.method, target, endpoint.head_lines, lines, len(body) if body else None)
         permit = endpoint.begin(now, early=choice.why == LAST_RESORT)
-        attempt = Attempt(candidate, path, head, body, self._race.settle, permit)
+        attempt = Attempt(candidate, path, head, body, self._race.settle, permit, whole=ctx.is_native)
         record = AttemptRecord(
             endpoint.name, candidate.model or ctx.model, len(ctx.attempts) + 1, choice.why, now, attempt
         )
@@ -233,8 +239,6 @@ class Attempts:
             image = facts.endpoint.images
             delay = route.hedge.delay(now, self._hedges, len(body), stream=facts.stream, image=image)
             self._hedge_at = now + delay if delay is not None else inf
-        if candidate.fallback:
-            self._services.metrics.attempts(route.name, endpoint.name).fallbacks += 1
         timeout = min(route.timeout.connect, ctx.deadline - now)
         if route.fault is None:
             attempt.start(timeout)
@@ -256,6 +260,21 @@ class Attempts:
             attempt.start(timeout, delay)
 
     # -- how they ended ------------------------------------------------------------------------------------------------
+
+    def _settled(self, attempt: Attempt, now: float) -> bool:
+        """Takes note of an attempt that has settled; whether it answered."""
+        self._forgiven(attempt)
+        self._judged(attempt)
+        if attempt.failure is not None:
+            self.plan.failed(attempt.candidate, attempt.failure, now)
+        return attempt.failure is None
+
+    def _won(self, attempt: Attempt) -> None:
+        """The client's answer is that of this attempt."""
+        self._beaten()
+        self._ctx.warning = self._ctx.record_of(attempt).warning
+        if attempt.candidate.fallback:
+            self._services.metrics.attempts(self._route.name, attempt.endpoint.name).fallbacks += 1
 
     def _judged(self, attempt: Attempt) -> None:
         """Books a settled attempt. A stream that has begun is booked when it ends."""
@@ -293,7 +312,7 @@ class Attempts:
             self._numbers.wasted("beaten", seconds, 0)
             if self._route.hedge is not None:
                 self._route.hedge.observe(seconds, now, stream=self._ctx.facts.stream)
-        self._race.running.clear()
+        self._race.clear()
 
     def _abandon(self, attempt: Attempt) -> None:
         """Gives up an attempt whose client or time has gone."""
@@ -305,12 +324,11 @@ class Attempts:
         self._judged(attempt)
 
     def _timed(self, attempt: Attempt) -> float:
-        """Notes how long a settled attempt took, in seconds; what ran beside another counts once."""
+        """Notes how long a settled attempt took, in seconds."""
         ctx = self._ctx
         seconds = attempt.settled_at - attempt.started
         ctx.record_of(attempt).ms = seconds * 1000
-        ctx.backend_time += max(0.0, attempt.settled_at - max(attempt.started, ctx.backend_until))
-        ctx.backend_until = attempt.settled_at
+        ctx.waited(attempt.started, attempt.settled_at)
         return seconds
 
     def _expire(self, evidence: str) -> None:
@@ -320,9 +338,7 @@ class Attempts:
 
     def _out_of_time(self) -> GatewayError:
         kind = ErrorKind.DEADLINE_EXCEEDED if self._ctx.deadline_is_clients else ErrorKind.INFERENCE_TIMEOUT
-        for attempt in list(self._race.running):
-            self._race.running.remove(attempt)
-            self._abandon(attempt)
+        self.abandon()
         return GatewayError(kind, attempts=self._ctx.failed_attempts())
 
     def _total_failure(self) -> GatewayError:

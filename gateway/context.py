@@ -170,6 +170,11 @@ class RequestContext:
             return self.request.headers.get(b"x-session-id")
         return self.facts.prefix() if balance == "prefix" else None
 
+    def waited(self, since: float, until: float) -> None:
+        """Notes a time in which others were waited for; what overlaps an earlier one counts once."""
+        self.backend_time += max(0.0, until - max(since, self.backend_until))
+        self.backend_until = max(until, self.backend_until)
+
     # -- attempts ------------------------------------------------------------------------------------------------------
 
     def record_of(self, attempt: Attempt) -> AttemptRecord:

@@ -83,7 +83,8 @@ class Failover:
         """(what became of it, for the metrics; attempt and passage)."""
         attempts, outcome = self._attempts, "no_endpoint"
         while (choice := attempts.plan.resume(monotonic(), resumption.fits)) is not None:
-            await attempts.wait(choice)
+            if not await attempts.wait(choice):
+                continue
             order = await resumption.order(choice.target, partial(self._text_of, choice.target))
             if order is None:
                 outcome = "not_exact"
@@ -103,16 +104,20 @@ class Failover:
         body = orjson.dumps({"model": candidate.model or ctx.model, "tokens": list(ids)})
         lines = self._attempts.lines_for(endpoint)
         head = request_head("POST", endpoint.base_path + b"/detokenize", endpoint.head_lines, lines, len(body))
-        race = Race(self._loop)
-        asking = Attempt(candidate, "/detokenize", head, body, race.settle, None)
+        race, began = Race(self._loop), monotonic()
+        asking = Attempt(candidate, "/detokenize", head, body, race.settle, None, whole=True)
         race.running.append(asking)
         asking.start(min(self._route.timeout.connect, _DETOKENIZE_TIMEOUT))
         try:
-            if await race.next(monotonic() + _DETOKENIZE_TIMEOUT) is None:
+            if await race.next(min(began + _DETOKENIZE_TIMEOUT, ctx.deadline)) is None:
                 return None
         finally:
             asking.cancel()
+            ctx.waited(began, monotonic())
         if asking.failure is not None or asking.kind is not AnswerKind.WHOLE:
             return None
-        text = orjson.loads(asking.held).get("prompt")
+        try:
+            text = orjson.loads(asking.held)["prompt"]
+        except (orjson.JSONDecodeError, TypeError, KeyError):
+            return None
         return text if isinstance(text, str) else None

@@ -55,22 +55,28 @@ def to_backend(path: str, facts: Facts) -> tuple[str, dict[str, Any], tuple[str,
 
 def from_backend(path: str, body: bytes, told: Mapping[str, Any]) -> bytes | None:
     """The native answer made of the backend's, with `told` (model_used …) in it; None if it is unusable."""
-    document = orjson.loads(body)
-    if path == GENERATE_IMAGE:
-        images = [entry.get("b64_json") for entry in document.get("data") or ()]
-        if not images or not all(isinstance(image, str) for image in images):
-            return None
-        answer: dict[str, Any] = {"image": images[0]}
-        if len(images) > 1:
-            answer["images"] = images
-    else:
-        choice: dict[str, Any] = next(iter(document.get("choices") or ()), {})
-        text = choice["text"] if "text" in choice else (choice.get("message") or {}).get("content")
-        if not isinstance(text, str):
-            return None
-        answer = {"generated_text": text, "finish_reason": choice.get("finish_reason")}
+    try:
+        document = orjson.loads(body)
+        answer = _image(document) if path == GENERATE_IMAGE else _text(document)
+    except (orjson.JSONDecodeError, AttributeError, TypeError):  # not what such a server answers
+        return None
+    if answer is None:
+        return None
     if isinstance(document.get("usage"), dict):
         answer["usage"] = document["usage"]
     if "warning" in document and "warning" not in told:
         answer["warning"] = document["warning"]
     return orjson.dumps({**answer, **told})
+
+
+def _image(document: dict[str, Any]) -> dict[str, Any] | None:
+    images = [entry.get("b64_json") for entry in document.get("data") or ()]
+    if not images or not all(isinstance(image, str) for image in images):
+        return None
+    return {"image": images[0], "images": images} if len(images) > 1 else {"image": images[0]}
+
+
+def _text(document: dict[str, Any]) -> dict[str, Any] | None:
+    choice: dict[str, Any] = next(iter(document.get("choices") or ()), {})
+    text = choice["text"] if "text" in choice else (choice.get("message") or {}).get("content")
+    return {"generated_text": text, "finish_reason": choice.get("finish_reason")} if isinstance(text, str) else None

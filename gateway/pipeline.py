@@ -218,7 +218,15 @@ class Pipeline:
         passage = failover.passage(attempt)
         while True:
             ctx.client.flow(attempt.pause, attempt.resume)
-            relay = StreamRelay(ctx.client, attempt, timeouts, self._loop, passage, strict=failover.possible)
+            relay = StreamRelay(
+                ctx.client,
+                attempt,
+                timeouts,
+                self._loop,
+                passage,
+                strict=failover.possible,
+                several=ctx.facts.several,
+            )
             failure = await self._pass_on(ctx, route, attempt, relay)
             if failure is None:
                 return attempt, None
@@ -230,16 +238,17 @@ class Pipeline:
 
     async def _pass_on(self, ctx: RequestContext, route: Route, attempt: Attempt, relay: Relay) -> Failure | None:
         """Passes one attempt's answer on to its end, and books it."""
-        relay.begin()
         try:
+            relay.begin()
             failure = await relay.done
-        except asyncio.CancelledError:
+        except BaseException as error:
             relay.close()
-            ctx.backend_time += monotonic() - attempt.settled_at
-            book(self._services, ctx, attempt, Failure(ErrorKind.CLIENT_DISCONNECTED), relay.chunks)
+            left = isinstance(error, asyncio.CancelledError)
+            kind = ErrorKind.CLIENT_DISCONNECTED if left else ErrorKind.INTERNAL_ERROR
+            book(self._services, ctx, attempt, Failure(kind), relay.chunks)
             raise
-        ctx.backend_time += monotonic() - attempt.settled_at
-        ctx.backend_until = monotonic()
+        finally:
+            ctx.waited(attempt.settled_at, monotonic())
         ctx.usage = relay.usage() or ctx.usage
         book(self._services, ctx, attempt, failure, relay.tokens)
         return failure

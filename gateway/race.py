@@ -26,8 +26,8 @@ class Race:
         if self._waiter is not None:
             self._waiter.set()
 
-    async def next(self, until: float) -> Attempt | None:
-        """The next attempt that settles, removed from `running`; None when loop time reaches `until` first."""
+    async def settles(self, until: float) -> bool:
+        """Whether an attempt settles, or has settled, before loop time reaches `until`."""
         if not self._settled:
             self._waiter = waiter = Signal()
             timer = self._loop.call_at(until, waiter.set)
@@ -36,8 +36,22 @@ class Race:
             finally:
                 timer.cancel()
                 self._waiter = None
-        if not self._settled:
+        return bool(self._settled)
+
+    @property
+    def answered(self) -> bool:
+        """Whether the attempt that `next` would give is an answer."""
+        return bool(self._settled) and self._settled[0].failure is None
+
+    async def next(self, until: float) -> Attempt | None:
+        """The next attempt that settles, removed from `running`; None when loop time reaches `until` first."""
+        if not await self.settles(until):
             return None
         attempt = self._settled.popleft()
         self.running.remove(attempt)
         return attempt
+
+    def clear(self) -> None:
+        """Forgets every attempt, those too that have settled and were not asked for."""
+        self.running.clear()
+        self._settled.clear()

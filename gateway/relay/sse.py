@@ -138,6 +138,10 @@ def _chat_finished(document: dict[str, Any]) -> bool:
     return any(choice.get("finish_reason") for choice in _choices(document))
 
 
+def _stopped(delta: object) -> bool:
+    return isinstance(delta, dict) and delta.get("stop_reason") is not None
+
+
 def _members(*types: str) -> tuple[bytes, ...]:
     """How `type` says these values, with and without a space; in the model's text the quotes would be escaped."""
     return tuple(b'"type":%b"%b"' % (space, name.encode()) for name in types for space in (b"", b" "))
@@ -155,7 +159,7 @@ ANTHROPIC = StreamShape(
     _members("message_stop"),
     b'event: message_stop\ndata: {"type":"message_stop"}\n\n',
     lambda document: document.get("type") not in ("message_start", "ping", "content_block_start"),
-    lambda document: document.get("type") == "message_delta",
+    lambda document: document.get("type") == "message_delta" and _stopped(document.get("delta")),
 )
 RESPONSES = StreamShape(
     _members("response.completed", "response.incomplete", "response.failed"),

@@ -49,7 +49,8 @@ class StreamRelay:
 
     `done` resolves to None when the answer is whole, else to the failure that broke it; nothing has been said to the
     client about that failure yet. `strict`: a malformed frame is a break at once, since the answer may go on elsewhere;
-    else it is left out where the next one is good.
+    else it is left out where the next one is good. `several`: the answer has several choices, so that the end of one
+    is not the end of all.
     """
 
     __slots__ = (
@@ -61,6 +62,7 @@ class StreamRelay:
         "_loop",
         "_malformed",
         "_scanner",
+        "_several",
         "_shape",
         "_strict",
         "_tail",
@@ -81,11 +83,13 @@ class StreamRelay:
         passage: Passage,
         *,
         strict: bool = False,
+        several: bool = False,
     ) -> None:
         self._client = client
         self._attempt = attempt
         self.passage = passage
         self._strict = strict
+        self._several = several
         self._malformed = False
         self._dialect: Dialect = attempt.endpoint.dialect
         self._shape: StreamShape = attempt.shape
@@ -190,6 +194,9 @@ class StreamRelay:
         return frames, None
 
     def _finished(self) -> bool:
+        """Whether all text has come, and only bookkeeping may lack."""
+        if self._several or not self._shape.terminal:
+            return False
         return any(
             (document := document_of(frame)) is not None and self._shape.finished(document)
             for piece in self._tail
@@ -219,7 +226,7 @@ class StreamRelay:
         """The backend will send no more that is of use. Where only the last frames lack, the answer is whole."""
         if self.done.done():
             return
-        if self._terminal_seen or (self._shape.terminal and self._finished()):
+        if self._terminal_seen or self._finished():
             self._complete()
             return
         self._attempt.cancel()
@@ -259,7 +266,7 @@ class StreamRelay:
         if self._client.write_paused:
             self._last_data = now  # the backend is held back by us: its silence is not its own
         silent = now - self._last_data
-        if silent >= GRACE and (self._terminal_seen or (self._shape.terminal and self._finished())):
+        if silent >= GRACE and (self._terminal_seen or self._finished()):
             self._complete()
             return
         if silent >= timeouts.idle:
@@ -275,9 +282,9 @@ class StreamRelay:
 
 
 class RawRelay:
-    """A sink that passes bytes on unlooked at. `done` as for `StreamRelay`."""
+    """A sink that passes bytes on unlooked at, with a watch on silence. `done` as for `StreamRelay`."""
 
-    __slots__ = ("_attempt", "_client", "_expiry", "chunks", "done")
+    __slots__ = ("_attempt", "_client", "_last_data", "_loop", "_timeouts", "_timer", "chunks", "done")
 
     def __init__(
         self,
@@ -288,20 +295,24 @@ class RawRelay:
     ) -> None:
         self._client = client
         self._attempt = attempt
+        self._timeouts = timeouts
+        self._loop = loop
+        self._last_data = monotonic()
+        self._timer: asyncio.TimerHandle | None = None
         self.chunks = 0  # nothing is known of these bytes
         self.done: asyncio.Future[Failure | None] = loop.create_future()
-        expired = Failure(timeouts.deadline_kind, "the deadline passed in the middle of the answer")
-        self._expiry = loop.call_at(timeouts.deadline, self._resolve, expired)
 
     def begin(self) -> None:
         """Writes what the attempt held back and takes the exchange over."""
         self._client.write(self._attempt.held)
+        self._watch()
         self._attempt.hand_over(self)
 
     def on_head(self, head: UpstreamHead) -> None:
         raise AssertionError("the head came before the relay")
 
     def on_data(self, data: bytes) -> None:
+        self._last_data = monotonic()
         self._client.write(data)
 
     def on_end(self) -> None:
@@ -323,8 +334,22 @@ class RawRelay:
         """Ends the relay from outside: the client left."""
         self._resolve(Failure(ErrorKind.CLIENT_DISCONNECTED))
 
+    def _watch(self) -> None:
+        timeouts, now = self._timeouts, monotonic()
+        if self._client.write_paused:
+            self._last_data = now  # the backend is held back by us
+        if now >= timeouts.deadline:
+            self._resolve(Failure(timeouts.deadline_kind, "the deadline passed in the middle of the answer"))
+        elif now >= self._last_data + timeouts.idle:
+            evidence = f"no data for {timeouts.idle:g} s in the middle of the answer"
+            self._resolve(Failure(ErrorKind.INFERENCE_TIMEOUT, evidence))
+        else:
+            wake = min(self._last_data + timeouts.idle, timeouts.deadline)
+            self._timer = self._loop.call_at(max(wake, now + 0.01), self._watch)
+
     def _resolve(self, failure: Failure | None) -> None:
-        self._expiry.cancel()
+        if self._timer is not None:
+            self._timer.cancel()
         if not self.done.done():
             if failure is not None:
                 self._attempt.cancel()

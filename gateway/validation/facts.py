@@ -73,6 +73,12 @@ class Facts:
         return value if isinstance(value, int) else None
 
     @property
+    def several(self) -> bool:
+        """Whether the answer has several choices, which end one by one."""
+        prompt = self.field("prompt")
+        return self.n > 1 or (isinstance(prompt, list) and len(prompt) > 1 and type(prompt[0]) is not int)
+
+    @property
     def has_tools(self) -> bool:
         return bool(self.field("tools"))
 
