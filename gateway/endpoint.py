@@ -268,7 +268,8 @@ class Endpoint:
         if result.good:
             self.vitality.seen(now - result.duration)  # a request that missed it since then knows better
             cleared = doubtful and not self.vitality.doubtful
-            if result.state_changed or cleared or settings.probe == "generate":
+            back = result.state_changed and self.state != ProbeState.UNKNOWN.value
+            if back or cleared or settings.probe == "generate":
                 self.breaker.end_open_time(now)
         busy = result.timed_out and self.vitality.seen_since(now - settings.timeout - settings.interval)
         if self.healthy and self.state == ProbeState.HEALTHY and not (result.healthy or busy):
