@@ -13,7 +13,7 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 from gateway.errors.taxonomy import GatewayError
-from gateway.loading import given_up, not_loaded
+from gateway.loading import down, given_up
 from gateway.observe.metrics import RouteMetrics
 from policies.admission import HIGHEST_PRIORITY, AdmissionQueue, AdmissionSettings, Waiting
 from policies.outcome import ErrorKind
@@ -164,9 +164,9 @@ class WaitingRoom:
             return
         if now >= ctx.deadline and ctx.deadline_is_clients:
             raise GatewayError(ErrorKind.DEADLINE_EXCEEDED)
-        loading = not_loaded(self._endpoints) if reason == "outage" else None
-        if loading is not None:
-            raise loading
+        told = down(self._endpoints) if reason == "outage" else None
+        if told is not None:
+            raise told
         advice = self._queue.retry_after(now)
         raise GatewayError(ErrorKind.MODEL_OVERLOADED, _REASONS[reason] + _ADVICE, retry_after=advice)
 

@@ -13,7 +13,7 @@ from gateway.context import AttemptRecord, RequestContext
 from gateway.endpoint import Endpoint
 from gateway.errors.taxonomy import GatewayError
 from gateway.faults import FaultInjection
-from gateway.loading import not_loaded
+from gateway.loading import down
 from gateway.race import Race
 from gateway.reduction import reduction, told
 from gateway.relay.resume import Order, Resumption
@@ -345,9 +345,9 @@ class Attempts:
         failed = self._ctx.failed_attempts()
         if failed:
             return GatewayError.from_failures(failed)
-        loading = not_loaded(candidate.endpoint for tier in self._route.tiers for candidate in tier)
+        told = down(candidate.endpoint for tier in self._route.tiers for candidate in tier)
         overloaded = GatewayError(ErrorKind.MODEL_OVERLOADED, _NOBODY, retry_after=self._route.retry_after(monotonic()))
-        return loading or overloaded
+        return told or overloaded
 
 
 def book(services: Services, ctx: RequestContext, attempt: Attempt, failure: Failure | None, tokens: int) -> None:

@@ -1,4 +1,4 @@
-"""What a request is told when its model's servers say that they load, or cannot load, and none of them serves."""
+"""What a request is told when checks have found all servers of its model down: loading, not loadable, not there."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from gateway.health.prober import ProbeState
 from policies.outcome import ErrorKind
 
 
-def not_loaded(endpoints: Iterable[Endpoint]) -> GatewayError | None:
-    """The error, where loading is the reason: one that loads will serve, and only if all are given up is that final.
+def down(endpoints: Iterable[Endpoint]) -> GatewayError | None:
+    """The error, where the endpoints' state is the reason: one that loads will serve, and only if all are given up is
+    that final.
 
     None where that is not the reason, or an endpoint is well as far as its probes tell.
     """
@@ -21,7 +22,9 @@ def not_loaded(endpoints: Iterable[Endpoint]) -> GatewayError | None:
     states = {endpoint.state for endpoint in every}
     if ProbeState.LOADING in states:
         return GatewayError(ErrorKind.MODEL_LOADING)
-    return GatewayError(ErrorKind.MODEL_LOADING_FAILED) if given_up(states) else None
+    if given_up(states):
+        return GatewayError(ErrorKind.MODEL_LOADING_FAILED)
+    return GatewayError(ErrorKind.BACKEND_UNREACHABLE) if ProbeState.UNHEALTHY in states else None
 
 
 def given_up(states: Iterable[str]) -> bool:

@@ -12,11 +12,12 @@ from typing import Any
 import openai
 import pytest
 
-from tests.contract.stack import CHAT, Stack, before_faults, request
+from tests.contract.stack import CHAT, Stack, before_faults, config, request
 from tests.support.counting_model import count_text
 from tests.support.fault_backend import FaultBackend
 from tests.support.faults import Fault, FaultKind, error_body, fault
 from tests.support.gateway import Answer, RunningGateway, running_gateway
+from tests.support.waiting import eventually
 
 FIELDS = {"error_type", "is_retryable", "details", "correlation_id", "timestamp"}
 TIMESTAMP = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
@@ -385,3 +386,30 @@ async def test_the_openai_client_obeys_the_advice() -> None:
         with pytest.raises(openai.BadRequestError):
             await client.chat.completions.create(**asked)
         assert len(backend.log.to("/v1/chat/completions")) == 1
+
+
+LOADING = Fault(FaultKind.RESPOND, status=503, body=error_body("Loading model", "unavailable_error", 503), path="/*")
+NO_WEIGHTS = Fault(FaultKind.RESPOND, status=503, body=b'{"error":"model failed to load"}', path="/*")
+
+
+@pytest.mark.parametrize(
+    ("what", "status", "error_type", "retryable"),
+    [
+        (None, 502, "backend_unreachable", True),
+        (LOADING, 503, "model_loading", True),
+        (NO_WEIGHTS, 503, "model_loading_failed", False),
+    ],
+)
+async def test_what_health_checks_have_found_down_is_told_as_what_it_is(
+    what: Fault | None, status: int, error_type: str, retryable: bool
+) -> None:
+    async with FaultBackend() as backend:
+        if what is None:
+            await backend.kill()
+        else:
+            backend.inject(what)
+        async with running_gateway(config(backend.url)) as gateway:
+            await eventually(lambda: not gateway.gateway.runtime.endpoints["b"].healthy)
+            answer = await gateway.chat()
+    assert (answer.status, answer.error["error_type"], answer.error["is_retryable"]) == (status, error_type, retryable)
+    assert ("retry-after" in answer.headers) is retryable
