@@ -25,6 +25,7 @@ _CORES = sorted(os.sched_getaffinity(0))
 GATEWAY_CORE, LOAD_CORE = _CORES[0], _CORES[-1]
 _ROOT = Path(__file__).parent.parent
 _START_LIMIT = 90.0
+_LOAD_LIMIT = 30.0  # seconds beyond the load's own
 _BODY = {"model": "bench", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 4}
 
 
@@ -60,9 +61,11 @@ def load(port: int, seconds: float, **options: Any) -> dict[str, Any]:
     for name, value in options.items():
         for one in value if isinstance(value, list) else [value]:
             command += [f"--{name}", str(one)]
-    done = subprocess.run(
-        _pinned(LOAD_CORE, command), cwd=_ROOT, env=_env(), capture_output=True, timeout=seconds + 120, check=False
-    )
+    limit, pinned = seconds + _LOAD_LIMIT, _pinned(LOAD_CORE, command)
+    try:
+        done = subprocess.run(pinned, cwd=_ROOT, env=_env(), capture_output=True, timeout=limit, check=False)
+    except subprocess.TimeoutExpired:
+        raise SubjectError(f"the load did not come to its end within {limit:g} s") from None
     if done.returncode:
         raise SubjectError(done.stderr.decode()[-300:])
     found: dict[str, Any] = json.loads(done.stdout)
