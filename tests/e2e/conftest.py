@@ -8,12 +8,19 @@ import pytest
 
 from tests.e2e.demo import Demo, running_demo
 from tests.support.figures import Figures
+from tests.support.vllm.install import Installed, install
 
 
 @pytest.fixture(scope="session")
 def demo() -> Iterator[Demo]:
     with running_demo() as demo:
         yield demo
+
+
+@pytest.fixture(scope="session")
+def installed() -> Installed:
+    """vLLM's CPU build and a tiny model; installed the first time."""
+    return install()
 
 
 @pytest.fixture(scope="session")

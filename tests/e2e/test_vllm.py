@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
 import signal
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
@@ -15,17 +14,12 @@ import pytest
 
 from tests.support.figures import Figures
 from tests.support.processes import alive, wait_until
-from tests.support.vllm.install import Installed, install
-from tests.support.vllm.stack import Stack, Stopwatch, VLLMWorker, running_stack
+from tests.support.vllm.install import Installed
+from tests.support.vllm.stack import Stack, Stopwatch, running_stack
 
 pytestmark = pytest.mark.slow
 STREAMED_TOKENS = 400
 QUESTION: Any = [{"role": "user", "content": "What do seals eat?"}]
-
-
-@pytest.fixture(scope="module")
-def installed() -> Installed:
-    return install()
 
 
 @pytest.fixture(scope="module")
@@ -238,7 +232,8 @@ async def test_streams_cut_by_a_killed_engine_end_as_if_nothing_had_been(
     streams = [asyncio.create_task(Streamed.of(client, question, begun)) for question in questions]
     for _ in streams:
         await begun.acquire()
-    stack.b.engine().kill()
+    busier = max(("a", "b"), key=lambda name: stack.endpoint(name)["in_flight"])
+    (stack.a if busier == "a" else stack.b).engine().kill()
     cut = await asyncio.gather(*streams)
     assert [one.text for one in cut] == [one.text for one in undisturbed]
     assert {one.tokens for one in cut} == {STREAMED_TOKENS}
@@ -251,46 +246,9 @@ async def test_streams_cut_by_a_killed_engine_end_as_if_nothing_had_been(
 
 
 def test_a_killed_supervisor_takes_all_of_vllm_with_it(shared: Stack) -> None:
-    """Last, for worker a does not come back."""
-    pids = [process.pid for process in shared.a.family()]
+    """Last, for that worker does not come back."""
+    worker = shared.a if shared.a.state() == "ready" else shared.b
+    pids = [process.pid for process in worker.family()]
     assert len(pids) >= 4
-    shared.a.process.kill()
+    worker.process.kill()
     wait_until(lambda: not any(map(alive, pids)), 30, "the end of vLLM's processes")
-
-
-@pytest.mark.parametrize(
-    ("damage", "cause"),
-    [("cut", "bad_weights"), ("no weights", "missing_files"), ("no memory", "out_of_memory")],
-)
-def test_a_model_that_does_not_load_says_why(installed: Installed, tmp_path: Any, damage: str, cause: str) -> None:
-    model = tmp_path / "broken"
-    shutil.copytree(installed.model, model)
-    weights = model / "model.safetensors"
-    if damage == "cut":
-        weights.write_bytes(weights.read_bytes()[:100_000])
-    elif damage == "no weights":
-        weights.unlink()
-    gib = "400" if damage == "no memory" else "1"
-    options = ("--max-failures", "0", "--linger", "300")
-    worker = VLLMWorker(installed, *options, model=model, env={"VLLM_CPU_KVCACHE_SPACE": gib})
-    try:
-        wait_until(lambda: worker.state() == "failed", 240, "the end of the attempts")
-        assert worker.status()["cause"] == cause
-        worker.process.terminate()
-        assert worker.process.wait(30) == 1
-        assert f"{cause}: " in worker.process.output
-    finally:
-        worker.process.close()
-
-
-async def test_an_embedding_model_is_served_and_its_probe_does_not_kill_it(installed: Installed) -> None:
-    worker = VLLMWorker(installed, "--liveness-timeout", "2", flags=["--runner", "pooling", "--convert", "embed"])
-    try:
-        await asyncio.to_thread(worker.wait_ready)
-        async with openai.AsyncOpenAI(base_url=f"{worker.url}/v1", api_key="none") as client:
-            answer = await client.embeddings.create(model="tiny", input=["seal", "crab"], encoding_format="float")
-            assert [len(each.embedding) for each in answer.data] == [128, 128]
-            await asyncio.sleep(5)  # several probes, which an embedding model answers with 404
-        assert (worker.state(), worker.status()["restarts"]) == ("ready", 0)
-    finally:
-        await asyncio.to_thread(worker.close)
