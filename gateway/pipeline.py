@@ -224,7 +224,6 @@ class Pipeline:
                 timeouts,
                 self._loop,
                 passage,
-                strict=failover.possible,
                 several=ctx.facts.several,
             )
             failure = await self._pass_on(ctx, route, attempt, relay)

@@ -48,9 +48,8 @@ class StreamRelay:
     """A sink that writes server-sent events to the client as they come.
 
     `done` resolves to None when the answer is whole, else to the failure that broke it; nothing has been said to the
-    client about that failure yet. `strict`: a malformed frame is a break at once, since the answer may go on elsewhere;
-    else it is left out where the next one is good. `several`: the answer has several choices, so that the end of one
-    is not the end of all.
+    client about that failure yet. A malformed frame is a break: there may have been text in it. `several`: the answer
+    has several choices, so that the end of one is not the end of all.
     """
 
     __slots__ = (
@@ -60,11 +59,9 @@ class StreamRelay:
         "_last_data",
         "_last_write",
         "_loop",
-        "_malformed",
         "_scanner",
         "_several",
         "_shape",
-        "_strict",
         "_tail",
         "_terminal_seen",
         "_timeouts",
@@ -82,15 +79,12 @@ class StreamRelay:
         loop: asyncio.AbstractEventLoop,
         passage: Passage,
         *,
-        strict: bool = False,
         several: bool = False,
     ) -> None:
         self._client = client
         self._attempt = attempt
         self.passage = passage
-        self._strict = strict
         self._several = several
-        self._malformed = False
         self._dialect: Dialect = attempt.endpoint.dialect
         self._shape: StreamShape = attempt.shape
         self._timeouts = timeouts
@@ -156,18 +150,15 @@ class StreamRelay:
             self._complete()
 
     def _sound(self, frames: bytes) -> bytes | None:
-        """Frames without a malformed one whose next is good; None when the stream is broken by it."""
+        """The frames, all well-formed on a closer look; None when the stream is broken by one that is not."""
         good = []
         for frame in split(frames):
             if not is_malformed(frame):
-                self._malformed = False
                 good.append(frame)
-            elif self._strict or self._malformed:
-                self._pass_on(b"".join(good))
-                self._break(Failure(ErrorKind.GENERATION_FAILED, "a frame of the stream is not JSON", status=200))
-                return None
-            else:
-                self._malformed = True
+                continue
+            self._pass_on(b"".join(good))
+            self._break(Failure(ErrorKind.GENERATION_FAILED, "a frame of the stream is not JSON", status=200))
+            return None
         return b"".join(good)
 
     def on_end(self) -> None:
