@@ -76,6 +76,17 @@ class WaitingRoom:
         """Share of its places that are taken, 0 to 1."""
         return len(self._queue) / max(1, self._queue.settings.max_queue)
 
+    def check(self, ctx: RequestContext, numbers: RouteMetrics) -> None:
+        """Turns away a new request for which the line has no place, before any work is put into it.
+
+        Raises GatewayError.
+        """
+        if self.crowded:
+            now = monotonic()
+            reason = self._refusal(ctx, priority_of(ctx), now)
+            if reason is not None:
+                self._in_vain(ctx, numbers, reason, now)
+
     async def turn(
         self, ctx: RequestContext, plan: AttemptPlan[Candidate], numbers: RouteMetrics
     ) -> Choice[Candidate] | None:
@@ -130,22 +141,31 @@ class WaitingRoom:
     def _enter(self, ctx: RequestContext, now: float) -> _Entry | str:
         """A place in the line, or the reason why there is none."""
         queue = self._queue
-        priority, tenant = priority_of(ctx), ctx.key.name if ctx.key is not None else ctx.request.peer
-        if len(queue) and self._up(now):
-            estimate = queue.wait_estimate(now, priority, tenant)
-            if estimate is not None and estimate > min(queue.settings.max_wait, ctx.deadline - now):
-                return "too_long"
-        elif not len(queue):
+        priority = priority_of(ctx)
+        if not len(queue):
             queue.measure_from(now)
+        if (reason := self._refusal(ctx, priority, now)) is not None:
+            return reason
         # Whoever waits a second time, for another endpoint, has no more than one `max_wait` in all.
         ctx.patience = min(ctx.patience, ctx.deadline, now + queue.settings.max_wait)
-        entry, displaced = queue.enqueue(self._loop.create_future(), priority, tenant, now, ctx.patience)
+        entry, displaced = queue.enqueue(self._loop.create_future(), priority, tenant_of(ctx), now, ctx.patience)
         if displaced is not None:
             _tell(displaced, "displaced")
         if entry is None:
             return "queue_full"
         self._attend(now)
         return entry
+
+    def _refusal(self, ctx: RequestContext, priority: int, now: float) -> str | None:
+        """Why a new request need not wait; None when it may. Costs nearly the same however many wait."""
+        queue = self._queue
+        if queue.refuses(priority, tenant_of(ctx)):
+            return "queue_full"
+        if len(queue) and self._up(now):
+            estimate = queue.wait_estimate(now, priority, tenant_of(ctx))
+            if estimate is not None and estimate > min(queue.settings.max_wait, ctx.deadline - now):
+                return "too_long"
+        return None
 
     async def _called_up(self, entry: _Entry) -> _Word:
         word = entry.item
@@ -186,6 +206,7 @@ class WaitingRoom:
         self._go_on(now)
 
     def _tick(self) -> None:
+        self._timer = None
         self._passed = 0
         self._go_on(monotonic())
 
@@ -201,15 +222,23 @@ class WaitingRoom:
         places = self._places(now)
         while self._called < places and self._passed < len(queue) and (called := queue.next_ready(now)) is not None:
             self._called += _tell(called, None)
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
         if len(queue):
             expiry = queue.next_expiry()
-            self._timer = self._loop.call_at(min(now + _INTERVAL, expiry if expiry is not None else now), self._tick)
+            self._look_again(min(now + _INTERVAL, expiry if expiry is not None else now))
         else:
+            if self._timer is not None:
+                self._timer.cancel()
+                self._timer = None
             for endpoint in self._endpoints:
                 endpoint.waiting_rooms.pop(self, None)
+
+    def _look_again(self, at: float) -> None:
+        """At that time or earlier: a timer for each request would cost more than a look too many."""
+        if self._timer is not None:
+            if self._timer.when() <= at:
+                return
+            self._timer.cancel()
+        self._timer = self._loop.call_at(at, self._tick)
 
     def _up(self, now: float) -> bool:
         return any(endpoint.up(now) for endpoint in self._endpoints)
@@ -231,6 +260,11 @@ def _tell(entry: _Entry, word: _Word) -> bool:
         return False
     entry.item.set_result(word)
     return True
+
+
+def tenant_of(ctx: RequestContext) -> str:
+    """Whose turn it takes: that of its key, or without keys of the address it came from."""
+    return ctx.key.name if ctx.key is not None else ctx.request.peer
 
 
 def priority_of(ctx: RequestContext) -> int:

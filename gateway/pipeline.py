@@ -149,6 +149,7 @@ class Pipeline:
             check_limits(ctx.facts, route.limits)
         except InvalidRequest as problem:
             raise _refusal(problem) from None
+        route.room.check(ctx, self._services.metrics.route(route.name))
         if ctx.key is not None:
             ctx.grant = ctx.runtime.key_limits.admit(ctx.key, ctx.model, ctx.facts, monotonic())
         now = monotonic()

@@ -48,15 +48,68 @@ class Waiting(Generic[T]):
 _Lane = OrderedDict[int, Waiting[T]]  # one tenant's requests in one priority, oldest first
 
 
+class _Lanes(Generic[T]):
+    """The requests of one priority, a lane for each tenant in the order of their turns.
+
+    `by_length` has the tenants that have so many waiting. Of n requests there are at most the square root of 2n
+    different lengths, so what is asked of all tenants costs no more than that, and seldom more than a few steps.
+    """
+
+    __slots__ = ("by_length", "by_tenant", "waiting")
+
+    def __init__(self) -> None:
+        self.by_tenant: OrderedDict[str, _Lane[T]] = OrderedDict()
+        self.by_length: dict[int, dict[str, None]] = {}
+        self.waiting = 0
+
+    def add(self, entry: Waiting[T]) -> None:
+        lane = self.by_tenant.get(entry.tenant)
+        if lane is None:
+            lane = self.by_tenant[entry.tenant] = OrderedDict()
+        lane[entry.number] = entry
+        self._grown(entry.tenant, len(lane) - 1, len(lane))
+        self.waiting += 1
+
+    def remove(self, entry: Waiting[T]) -> None:
+        lane = self.by_tenant[entry.tenant]
+        del lane[entry.number]
+        self._grown(entry.tenant, len(lane) + 1, len(lane))
+        if not lane:
+            del self.by_tenant[entry.tenant]
+        self.waiting -= 1
+
+    def of(self, tenant: str) -> int:
+        """How many of a tenant's wait."""
+        return len(self.by_tenant.get(tenant, ()))
+
+    def longest(self) -> _Lane[T]:
+        """The lane of the tenant that has the most waiting; there must be one."""
+        return self.by_tenant[next(iter(self.by_length[max(self.by_length)]))]
+
+    def ahead_of(self, tenant: str) -> int:
+        """How many go before a new one of the tenant: before its n-th, each of the others has had n at most."""
+        turns = self.of(tenant) + 1
+        return sum(min(length, turns) * len(tenants) for length, tenants in self.by_length.items())
+
+    def _grown(self, tenant: str, before: int, after: int) -> None:
+        by_length = self.by_length
+        if before:
+            tenants = by_length[before]
+            del tenants[tenant]
+            if not tenants:
+                del by_length[before]
+        if after:
+            by_length.setdefault(after, {})[tenant] = None
+
+
 class AdmissionQueue(Generic[T]):
     """Every request taken in comes out exactly once: by `next_ready`, `expire` or `cancel`, or shed by `enqueue`."""
 
-    __slots__ = ("_by_end", "_rate", "_serial", "_tenants", "_waiting", "settings")
+    __slots__ = ("_by_end", "_lanes", "_rate", "_serial", "_waiting", "settings")
 
     def __init__(self, settings: AdmissionSettings) -> None:
         self.settings = settings
-        # By priority: tenants in the order of their turns.
-        self._tenants: list[OrderedDict[str, _Lane[T]]] = [OrderedDict() for _ in range(HIGHEST_PRIORITY + 1)]
+        self._lanes: list[_Lanes[T]] = [_Lanes() for _ in range(HIGHEST_PRIORITY + 1)]  # by priority
         self._by_end: list[tuple[float, int, Waiting[T]]] = []  # a heap; may hold some that are out already
         self._waiting = 0
         self._serial = 0
@@ -83,24 +136,26 @@ class AdmissionQueue(Generic[T]):
             self._remove(shed)
         self._serial += 1
         entry = Waiting(item, self._serial, priority, tenant, now, min(deadline, now + self.settings.max_wait))
-        lanes = self._tenants[priority]
-        lane = lanes.get(tenant)
-        if lane is None:
-            lane = lanes[tenant] = OrderedDict()
-        lane[entry.number] = entry
+        self._lanes[priority].add(entry)
         heapq.heappush(self._by_end, (entry.leaves_at, entry.number, entry))
         self._waiting += 1
         return entry, shed
+
+    def refuses(self, priority: int, tenant: str) -> bool:
+        """Whether `enqueue` would have no room for such a request. Changes nothing."""
+        if self._waiting < self.settings.max_queue:
+            return False
+        return self._to_shed(min(max(priority, LOWEST_PRIORITY), HIGHEST_PRIORITY), tenant) is None
 
     # -- out -----------------------------------------------------------------------------------------------------------
 
     def next_ready(self, now: float) -> Waiting[T] | None:
         """The request whose turn it is; None when there is none. Those whose time is up are left to `expire`."""
-        for lanes in reversed(self._tenants):
-            for lane in lanes.values():
+        for lanes in reversed(self._lanes):
+            for lane in lanes.by_tenant.values():
                 for entry in lane.values():
                     if entry.leaves_at > now:
-                        lanes.move_to_end(entry.tenant)
+                        lanes.by_tenant.move_to_end(entry.tenant)
                         self._remove(entry)
                         return entry
         return None
@@ -118,10 +173,9 @@ class AdmissionQueue(Generic[T]):
 
     def put_back(self, entry: Waiting[T]) -> None:
         """Takes one in again that came out as `next_ready` but could not use what was free: behind all of its kind."""
-        lanes = self._tenants[entry.priority]
-        lane = lanes.setdefault(entry.tenant, OrderedDict())
-        lane[entry.number] = entry
-        lanes.move_to_end(entry.tenant)
+        lanes = self._lanes[entry.priority]
+        lanes.add(entry)
+        lanes.by_tenant.move_to_end(entry.tenant)
         heapq.heappush(self._by_end, (entry.leaves_at, entry.number, entry))
         entry.queued = True
         self._waiting += 1
@@ -156,13 +210,9 @@ class AdmissionQueue(Generic[T]):
         if rate <= 0.0:
             return None
         lowest = min(max(priority, LOWEST_PRIORITY), HIGHEST_PRIORITY)
-        ahead = sum(len(lane) for lanes in self._tenants[lowest + 1 :] for lane in lanes.values())
-        own = self._tenants[lowest]
-        if tenant is None:
-            ahead += sum(map(len, own.values()))
-        else:  # tenants take turns: before its n-th, each of the others has had n at most
-            turns = len(own.get(tenant, ())) + 1
-            ahead += sum(min(len(lane), turns) for name, lane in own.items() if name != tenant) + turns - 1
+        own = self._lanes[lowest]
+        ahead = sum(lanes.waiting for lanes in self._lanes[lowest + 1 :])
+        ahead += own.waiting if tenant is None else own.ahead_of(tenant)
         return (ahead + 1) / rate
 
     def retry_after(self, now: float) -> float:
@@ -176,25 +226,20 @@ class AdmissionQueue(Generic[T]):
 
     def _to_shed(self, priority: int, tenant: str) -> Waiting[T] | None:
         """The request that has to go for a new one, if there is one that matters less."""
-        lowest = next((number for number, lanes in enumerate(self._tenants) if lanes), None)
+        lowest = next((number for number, lanes in enumerate(self._lanes) if lanes.waiting), None)
         if lowest is None or lowest > priority:  # None: nobody may wait at all
             return None
-        lanes = self._tenants[lowest]
-        longest = max(lanes.values(), key=len)
-        own = lanes.get(tenant)
+        lanes = self._lanes[lowest]
+        longest = lanes.longest()
         # Among equals only where it makes the shares more even; else the one that came first stays.
-        if lowest == priority and len(longest) <= (len(own) if own is not None else 0) + 1:
+        if lowest == priority and len(longest) <= lanes.of(tenant) + 1:
             return None
         return next(reversed(longest.values()))
 
     def _remove(self, entry: Waiting[T]) -> None:
         entry.queued = False
         self._waiting -= 1
-        lanes = self._tenants[entry.priority]
-        lane = lanes[entry.tenant]
-        del lane[entry.number]
-        if not lane:
-            del lanes[entry.tenant]
+        self._lanes[entry.priority].remove(entry)
         if len(self._by_end) > 2 * self._waiting + 64:  # mostly ones that are out: don't let them pile up
             self._by_end = [item for item in self._by_end if item[2].queued]
             heapq.heapify(self._by_end)

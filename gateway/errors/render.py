@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from enum import Enum
+from functools import lru_cache
 from typing import Any
 from urllib.parse import quote
 
@@ -80,7 +81,12 @@ def iso_timestamp(epoch: float) -> str:
     """`2026-01-01T00:00:00.000Z`, in UTC, cut to the millisecond."""
     whole = math.floor(epoch)
     millis = math.floor((epoch - whole) * 1000)
-    return f"{datetime.fromtimestamp(whole, UTC):%Y-%m-%dT%H:%M:%S}.{millis:03d}Z"
+    return f"{_iso_second(whole)}.{millis:03d}Z"
+
+
+@lru_cache(maxsize=8)
+def _iso_second(epoch: int) -> str:
+    return f"{datetime.fromtimestamp(epoch, UTC):%Y-%m-%dT%H:%M:%S}"
 
 
 def _extras(error: GatewayError, correlation_id: str, timestamp: float) -> dict[str, Any]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import pytest
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
@@ -132,7 +133,58 @@ def test_cancelled_ones_leave_nothing_behind() -> None:
         assert entry is not None
         queue.cancel(entry)
     assert len(queue._by_end) <= 64
-    assert not any(queue._tenants)
+    assert not any(lanes.by_tenant or lanes.by_length or lanes.waiting for lanes in queue._lanes)
+
+
+@settings(max_examples=60)
+@given(st.lists(st.tuples(st.sampled_from("abcdef"), st.integers(4, 6), st.booleans()), max_size=60))
+def test_who_goes_before_a_new_one_is_who_would_be_called_before_it(
+    steps: list[tuple[str, int, bool]],
+) -> None:
+    queue = room()
+    for n in range(60):
+        queue.served(n / 10)
+    for tenant, priority, stays in steps:
+        entry, _ = queue.enqueue(f"{priority}{tenant}", priority, tenant, 0.0, FAR)
+        assert entry is not None
+        if not stays:
+            queue.cancel(entry)
+    estimate = queue.wait_estimate(6.0, 5, "a")
+    assert estimate is not None
+    one = queue.wait_estimate(6.0, 9, "nobody")
+    assert one is not None
+    queue.enqueue("new", 5, "a", 0.0, FAR)
+    first = drained(queue).index("new")
+    # By the turns as they stand the others may have had one less each.
+    assert first <= round(estimate / one) - 1 <= first + 5
+
+
+def test_what_a_request_costs_does_not_grow_with_those_who_wait() -> None:
+    def steps(waiting: int) -> int:
+        queue = room(max_queue=waiting)
+        for n in range(waiting):
+            queue.enqueue(str(n), 5, f"tenant {n}", 0.0, FAR)
+        for n in range(60):
+            queue.served(n / 10)
+        lines = 0
+
+        def count(frame: object, event: str, arg: object) -> Any:
+            nonlocal lines
+            lines += 1
+            return count
+
+        sys.settrace(count)
+        try:
+            assert queue.refuses(5, "new")
+            assert queue.wait_estimate(6.0, 5, "new") is not None
+            entry, shed = queue.enqueue("high", 9, "new", 0.0, FAR)
+            assert queue.next_ready(0.0) is entry
+        finally:
+            sys.settrace(None)
+        assert shed is not None
+        return lines
+
+    assert steps(4000) == steps(40)
 
 
 def test_retry_after_comes_from_the_measured_rate() -> None:
