@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 MAX_JUDGED = 8 * 1024 * 1024
 #: An answer that is translated, and so must be whole, may be this large.
 MAX_TRANSLATED = 64 * 1024 * 1024
+#: Seconds in which a kept-alive connection that was closed already shows it. One lost later was lost with the request.
+STALE_WITHIN = 1.0
 #: A stream that sends this much without any content is passed on.
 MAX_HELD = 64 * 1024
 #: An error answer is read up to here; what it says is known by then.
@@ -200,7 +202,7 @@ class Attempt:
             self._fail(Failure(ErrorKind.GENERATION_FAILED, evidence, status=200))
 
     def on_broken(self, reason: Break, detail: str) -> None:
-        if reason is Break.STALE:
+        if reason is Break.STALE and monotonic() - self.started < STALE_WITHIN:
             # Nothing was processed: the server had closed the kept-alive connection. Not a failure of the endpoint.
             self._connect(self.endpoint.pool.connect_timeout)
             return

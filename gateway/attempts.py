@@ -172,8 +172,11 @@ class Attempts:
         first_token = self._route.timeout.first_token
         asked = self._start(choice, order)
         race.running.append(asked)
-        if await race.next(min(ctx.deadline, monotonic() + first_token)) is None:
-            asked.expire(Failure(ErrorKind.INFERENCE_TIMEOUT, f"no first token within {first_token:g} s"))
+        slow_at = monotonic() + first_token
+        if await race.next(min(ctx.deadline, slow_at)) is None:
+            blame = Blame.ENDPOINT if slow_at <= ctx.deadline else Blame.NONE  # it was not given the time
+            waited = f"no first token within {monotonic() - asked.started:.1f} s"
+            asked.expire(Failure(ErrorKind.INFERENCE_TIMEOUT, waited, blame=blame))
             await race.next(ctx.deadline)  # it has settled by that
         elif asked.failure is None and asked.kind is not AnswerKind.STREAM:
             asked.cancel()

@@ -272,6 +272,7 @@ class Pipeline:
         if answer is None or ctx.route is None:
             return False
         age = int(now - answer.at)
+        ctx.degraded = None  # it was made in full
         ctx.warning = f"Every backend failed ({error.kind.value}): this is an earlier answer, {age} s old."
         body = answer.body
         if ctx.is_native:

@@ -160,17 +160,13 @@ class Route:
                 self.budget = previous.budget
             if previous.policy.hedge == policy.hedge:
                 self.hedge = previous.hedge
-            if previous.policy.stale_if_error == policy.stale_if_error and previous._asks == self._asks:
+            before = [candidate.endpoint for tier in previous.tiers for candidate in tier]
+            if previous.policy.stale_if_error == policy.stale_if_error and before == members:
                 self.stale = previous.stale
             if previous.policy.degrade == policy.degrade and previous.policy.degrades == policy.degrades:
                 self.degradation = previous.degradation
             if previous.room.matches(admission, members):
                 self.room = previous.room
-
-    @property
-    def _asks(self) -> list[tuple[Endpoint, str | None]]:
-        """Whom it asks, under which names of the model."""
-        return [(candidate.endpoint, candidate.model) for tier in self.tiers for candidate in tier]
 
     @property
     def draws_images(self) -> bool:

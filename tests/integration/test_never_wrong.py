@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from time import monotonic
@@ -9,11 +10,13 @@ from time import monotonic
 import orjson
 import pytest
 
+from gateway.endpoint import Service
 from tests.integration.test_resilience import stack
 from tests.support.counting_model import count_text
 from tests.support.faults import fault
 from tests.support.gateway import RunningGateway, running_gateway
 from tests.support.rogue import RogueBackend
+from tests.support.waiting import eventually
 
 POLICY = """
 policies:
@@ -98,3 +101,36 @@ async def test_a_fallback_counts_when_it_answers() -> None:
         second.heal()
         assert (await gateway.chat()).headers["x-seawall-fallback"] == "true"
         assert gateway.gateway.metrics.attempts("tiny", "b1").fallbacks == 1
+
+
+async def test_an_answer_is_not_kept_waiting_for_an_endpoint_that_is_away() -> None:
+    async with stack(policy=POLICY) as (gateway, (slow, _)):
+        slow.inject(fault("slow_first_token", seconds=0.4))
+        started = monotonic()
+        gateway.gateway.runtime.endpoints["b1"].away_until = started + 3.0
+        answer = await gateway.chat()
+        assert (answer.text, answer.headers["x-seawall-backend"]) == (count_text(1, 8), "b0")
+        assert monotonic() - started < 2.5
+        assert [endpoint.in_flight for endpoint in gateway.gateway.runtime.endpoints.values()] == [0, 0]
+
+
+async def test_an_endpoint_that_was_ejected_during_a_pause_is_not_asked() -> None:
+    async with stack(primaries=1, fallback=True, policy=POLICY) as (gateway, (away, _)):
+        endpoint = gateway.gateway.runtime.endpoints["b0"]
+        endpoint.away_until = monotonic() + 0.3
+        asking = asyncio.create_task(gateway.chat())
+        await eventually(lambda: endpoint.in_flight == 1)
+        endpoint.set_service(Service.EJECTED, monotonic())
+        assert (await asking).headers["x-seawall-backend"] == "b1"
+        assert away.log.to("/v1/chat/completions") == []
+
+
+@pytest.mark.parametrize(("within", "attempts"), [(60.0, "1"), (0.0, "2")])
+async def test_a_connection_lost_late_is_a_failed_attempt(
+    within: float, attempts: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.attempt.STALE_WITHIN", within)
+    async with stack(primaries=1, policy=POLICY) as (gateway, (backend,)):
+        await gateway.chat()
+        backend.inject(fault("stale_connection", times=1))
+        assert (await gateway.chat()).headers["x-seawall-attempts"] == attempts
