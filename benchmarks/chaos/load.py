@@ -108,7 +108,7 @@ class Load:
                     done = True
                     continue
                 document = json.loads(data)
-                if "error" in document:
+                if document.get("error"):
                     outcome.why = "error in the stream"
                     return
                 for choice in document.get("choices", ()):

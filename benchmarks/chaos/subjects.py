@@ -98,7 +98,7 @@ def _envoy(work: Path, port: int, urls: Urls) -> list[str]:
                 "http_health_check": {"path": "/health"},
             }
         ],
-        "circuit_breakers": {"thresholds": [{"retry_budget": {}}]},
+        "circuit_breakers": {"thresholds": [{"max_retries": 1000}]},
         "load_assignment": {"cluster_name": "llm", "endpoints": [locality(0, "ab"), locality(1, "c")]},
     }
     config = work / "envoy.json"
