@@ -59,6 +59,7 @@ class Attempt:
         "_loop",
         "_scanner",
         "_settled",
+        "_sink",
         "_size",
         "_whole",
         "body",
@@ -109,6 +110,7 @@ class Attempt:
         self._size = 0
         self._whole = whole
         self._end: tuple[Break, str] | bool | None = None  # what came after settling: True for a clean end
+        self._sink: Sink = self  # who receives the exchange
 
     # -- sending -------------------------------------------------------------------------------------------------------
 
@@ -151,9 +153,15 @@ class Attempt:
         self._settled = _ignore
         if self._connecting is not None:
             self._connecting.cancel()
-        if self._connection is not None and self._end is None:
-            self._connection.abort()
+        if (connection := self._held_connection) is not None:
+            connection.abort()
         self._end = True
+
+    @property
+    def _held_connection(self) -> UpstreamConnection | None:
+        """The connection while it carries this exchange. Afterwards it may well carry another request's."""
+        connection = self._connection
+        return connection if connection is not None and connection.sink is self._sink else None
 
     def expire(self, failure: Failure) -> None:
         """Gives up and settles with a failure, such as a timeout."""
@@ -273,7 +281,7 @@ class Attempt:
         """Lets `sink` receive the rest, beginning with what came since the judgement (the held bytes are its own)."""
         if self._end is None:
             assert self._connection is not None
-            self._connection.sink = sink
+            self._connection.sink = self._sink = sink
         elif self._end is True:
             sink.on_end()
         else:
@@ -281,13 +289,13 @@ class Attempt:
 
     def pause(self) -> None:
         """Stops reading from the backend: the client is slow."""
-        if self._connection is not None and self._end is None:
-            self._connection.pause()
+        if (connection := self._held_connection) is not None:
+            connection.pause()
 
     def resume(self) -> None:
         """Reads on."""
-        if self._connection is not None and self._end is None:
-            self._connection.resume()
+        if (connection := self._held_connection) is not None:
+            connection.resume()
 
 
 def _ignore(_: Attempt) -> None:
