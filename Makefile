@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PORT ?= 8080
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test test-slow check format constraints bench bench-peers bench-curves chaos docs clean
+.PHONY: help serve test test-slow check format constraints bench bench-peers bench-curves bench-overload bench-scale chaos docs clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -36,6 +36,12 @@ bench-peers: $(VENV)/.installed-dev ## installs the peers that bench measures, e
 
 bench-curves: $(VENV)/.installed-dev ## how the gateway's cost grows with connections, routes, backends, keys, body size
 	@$(BIN)/python -m benchmarks curves $(ARGS)
+
+bench-overload: $(VENV)/.installed-dev ## goodput when up to ten times of what a backend can do is asked (a minute and a half)
+	@$(BIN)/python -m benchmarks.overload $(ARGS)
+
+bench-scale: $(VENV)/.installed-dev ## a thousand replicas, simulated (ten seconds): the figures of docs/scale.md
+	@$(BIN)/python -m benchmarks.scale $(ARGS)
 
 chaos: $(VENV)/.installed-dev ## break backends under load, and count what clients see (about six minutes)
 	@$(BIN)/python -m benchmarks.chaos $(ARGS)
