@@ -41,7 +41,7 @@ bench-overload: $(VENV)/.installed-dev ## goodput when up to ten times of what a
 	@$(BIN)/python -m benchmarks.overload $(ARGS)
 
 bench-scale: $(VENV)/.installed-dev ## a thousand replicas, simulated (ten seconds): the figures of docs/scale.md
-	@$(BIN)/python -m benchmarks.scale $(ARGS)
+	@$(BIN)/python -m benchmarks.scale --redis $(ARGS)
 
 chaos: $(VENV)/.installed-dev ## break backends under load, and count what clients see (about six minutes)
 	@$(BIN)/python -m benchmarks.chaos $(ARGS)

