@@ -345,11 +345,11 @@ class _Probe:
             head, body = await self._ask("GET", "/v1/models")
             models = json.loads(body)["data"] if head.status == 200 else []
             lengths = {model["id"]: model.get("max_model_len") for model in models}
-        except (aiohttp.ClientError, OSError, TimeoutError, ValueError, KeyError, TypeError, AttributeError):
+            own = lengths.get(self._target.model)
+            known = [own] if own is not None else [length for length in lengths.values() if length is not None]
+            return min(known) if known and all(type(length) is int and length > 0 for length in known) else None
+        except Exception:  # whatever a server says there, probing must go on
             return None
-        own = lengths.get(self._target.model)
-        known = [own] if own is not None else [length for length in lengths.values() if length is not None]
-        return min(known) if known and all(type(length) is int and length > 0 for length in known) else None
 
     async def generate(self, before: LoadSignals | None) -> _Answer:
         """Has the model make one token.

@@ -134,3 +134,15 @@ async def test_a_connection_lost_late_is_a_failed_attempt(
         await gateway.chat()
         backend.inject(fault("stale_connection", times=1))
         assert (await gateway.chat()).headers["x-seawall-attempts"] == attempts
+
+
+@pytest.mark.parametrize("models", [b'[{"id":"a","max_model_len":1},{"id":"b","max_model_len":"x"}]', b"[" * 200_000])
+async def test_a_strange_list_of_models_does_not_end_the_probing(models: bytes) -> None:
+    async with RogueBackend() as rogue:
+        rogue.says = SSE.replace(b"text/event-stream", b"application/json") + b'{"data":' + models + b"}"
+        text = f"backends: {{b0: {{url: '{rogue.url}', kind: vllm, health: {{interval: 50ms, healthy_after: 1}}}}}}\n"
+        async with running_gateway(text + "routes: [{model: tiny, backends: [b0]}]\n") as gateway:
+            await eventually(lambda: rogue.asked >= 1)
+            before = rogue.connections
+            await eventually(lambda: rogue.connections >= before + 4)
+            assert gateway.gateway.runtime.endpoints["b0"].healthy
