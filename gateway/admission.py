@@ -133,6 +133,8 @@ class WaitingRoom:
         longest = self._queue.settings.max_wait
         if longest <= 0 or not plan.may_recover(now) or given_up(endpoint.state for endpoint in self._endpoints):
             return False
+        if all(endpoint.vitality.unheard for endpoint in self._endpoints):
+            return False  # a wrong address, say, or servers not yet started: not an outage that is about to end
         since = self._down_since
         if since is None or any(endpoint.vitality.seen_since(since) for endpoint in self._endpoints):
             self._down_since = since = now

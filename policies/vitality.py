@@ -31,6 +31,11 @@ class Vitality:
         """Whether the last that was heard is that it could not be reached."""
         return self._missed_at > self._seen_at
 
+    @property
+    def unheard(self) -> bool:
+        """Whether nothing good was ever heard of it: no reason to think that it is about to come back."""
+        return self._seen_at == -inf
+
     def seen_since(self, at: float) -> bool:
         """Whether it answered anything after `at`."""
         return self._seen_at > at

@@ -13,7 +13,8 @@ from tests.integration.test_resilience import stack
 from tests.support.counting_model import count_text
 from tests.support.fault_backend import FaultBackend
 from tests.support.faults import fault
-from tests.support.gateway import Answer, RunningGateway
+from tests.support.gateway import Answer, RunningGateway, running_gateway
+from tests.support.processes import free_port
 
 #: As users have it: the defaults, but for a slower interval of probes, which recovery must not depend on.
 DEFAULT = "policies: {default: {admission: {max_wait: 8s}}}\n"
@@ -195,3 +196,14 @@ async def test_our_own_key_refused_is_our_fault_and_never_the_callers() -> None:
             assert answer.error["code"] == "backend_credentials_rejected"
             assert answer.headers["x-should-retry"] == "false"
             assert "www-authenticate" not in answer.headers
+
+
+async def test_backends_that_never_answered_anything_are_not_waited_for() -> None:
+    url = f"http://127.0.0.1:{free_port()}"
+    text = f"backends: {{a: {{url: '{url}', kind: vllm}}}}\nroutes: [{{model: tiny, backends: [a]}}]"
+    async with running_gateway(text) as gateway:
+        began = monotonic()
+        for _ in range(3):
+            answer = await gateway.chat()
+            assert (answer.status, answer.error["error_type"]) == (502, "backend_unreachable")
+        assert monotonic() - began < 5  # not three times `max_wait`, which is 10 s
