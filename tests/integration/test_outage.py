@@ -81,6 +81,7 @@ async def test_in_an_outage_of_errors_backends_get_at_most_a_fifth_more_than_cli
 async def test_when_the_outage_goes_on_clients_are_told_at_once() -> None:
     policy = "policies: {default: {admission: {max_wait: 300ms}, retry: {attempts: 1}}}\n"
     async with stack(primaries=1, policy=policy) as (gateway, (backend,)):
+        await gateway.chat()
         await backend.kill()
         waits = []
         for _ in range(6):
@@ -105,6 +106,7 @@ async def test_no_room_no_wait() -> None:
 
 async def test_a_client_that_leaves_while_everything_is_down_is_forgotten() -> None:
     async with stack(primaries=1, policy=DEFAULT) as (gateway, (backend,)):
+        await gateway.chat()
         await backend.kill()
         task = asyncio.create_task(gateway.chat())
         numbers = gateway.gateway.metrics.route("tiny")
