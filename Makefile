@@ -17,7 +17,7 @@ test: $(VENV)/.installed-dev ## the tests (a few minutes)
 	@$(BIN)/python -m pytest -m "not slow" $(ARGS)
 
 test-slow: $(VENV)/.installed-dev ## the tests that need minutes or heavy parts
-	@$(BIN)/python -m pytest -m slow $(ARGS)
+	@$(BIN)/python -m pytest -m slow --timeout 1800 $(ARGS)
 
 check: $(VENV)/.installed-dev ## lint, format and types
 	@$(BIN)/ruff check .
