@@ -167,7 +167,8 @@ async def until(true: Callable[[], bool]) -> None:
 )
 async def test_each_condition_reaches_the_webhook(happens: Any, said: str) -> None:
     breaker = "circuit_breaker: {consecutive_failures: 3, max_ejected: 1.0}"
-    policy = f"policies: {{default: {{{breaker}, retry: {{attempts: 1}}, degrade: {{signal: [queue]}}}}}}"
+    at_once = "retry: {attempts: 1}, admission: {max_wait: 0s}"
+    policy = f"policies: {{default: {{{breaker}, {at_once}, degrade: {{signal: [queue]}}}}}}"
     async with Webhook() as webhook, FaultBackend() as one, FaultBackend() as two:
         text = config(webhook.target, backends=[one], fallback=two, policy=policy)
         async with running_gateway(text) as gateway:
