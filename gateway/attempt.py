@@ -191,8 +191,8 @@ class Attempt:
         if head.status >= 400:
             if self._size > MAX_ERROR_BODY:
                 self._judge_whole()
-                if self._connection is not None:
-                    self._connection.abort()
+                if (connection := self._held_connection) is not None:
+                    connection.abort()
         elif self._whole:
             if self._size > MAX_TRANSLATED:
                 self.expire(Failure(ErrorKind.GENERATION_FAILED, "the answer is too large", status=head.status))
