@@ -74,5 +74,6 @@ def _attempts(route: Route) -> list[str]:
     wait = route.policy.admission.max_wait
     if len(lines) == 1:
         lines.append("  none: nothing can be asked")
-    last = f"wait {format_duration(wait)} at most for one that comes back, then an error" if wait else "an error"
+    end = "an error" if route.static is None else "the static answer"
+    last = f"wait {format_duration(wait)} at most for one that comes back, then {end}" if wait else end
     return [*lines, f"  then: {last}"]

@@ -24,6 +24,7 @@ from gateway.relay.stream import RawRelay, Relay, StreamRelay, StreamTimeouts
 from gateway.runtime import Route, Runtime
 from gateway.services import Services
 from gateway.stale import REPLACED, KeptAnswer, StaleAnswers, stale_key
+from gateway.static_answer import MODEL, static_answer
 from gateway.upstream.connection import UpstreamHead
 from gateway.upstream.request import correlation_lines, forwarded_for, passed_on
 from gateway.validation.body import parse_body
@@ -58,7 +59,7 @@ class Pipeline:
                 answer = await attempts.answer()
                 await self._relay(ctx, route, attempts, answer)
         except GatewayError as error:
-            if not self._answer_stale(ctx, error):
+            if not (self._answer_stale(ctx, error) or self._answer_static(ctx, error)):
                 self._refuse(ctx, error)
         except asyncio.CancelledError:
             if client.disconnected:
@@ -281,6 +282,25 @@ class Pipeline:
         ctx.status = 200
         self._services.metrics.route(ctx.route.name).stale += 1
         ctx.client.send(200, lines + identity_lines(ctx.correlation_id) + answer.lines + attempt_lines(ctx, now), body)
+        return True
+
+    def _answer_static(self, ctx: RequestContext, error: GatewayError) -> bool:
+        """Sends the route's static answer in place of an error, where it has one that is an answer to the request."""
+        route = ctx.route
+        if route is None or route.static is None or error.kind not in REPLACED or ctx.client.head_sent:
+            return False
+        body = static_answer(ctx.api_path, ctx.facts, route.static, ctx.correlation_id, self._services.clock())
+        if body is None:
+            return False
+        ctx.degraded = None  # nothing was made smaller: nothing was made
+        ctx.warning = f"Every backend failed ({error.kind.value}): this is a fixed text, no model wrote it."
+        if ctx.is_native:
+            body = self._native_answer(ctx, body, MODEL, fallback=True)
+        kind = b"text/event-stream" if ctx.facts.stream else b"application/json"
+        lines = b"content-type: %b\r\nx-seawall-model: %b\r\nx-seawall-fallback: true\r\n" % (kind, MODEL.encode())
+        ctx.status = 200
+        self._services.metrics.route(route.name).static += 1
+        ctx.client.send(200, lines + identity_lines(ctx.correlation_id) + attempt_lines(ctx, monotonic()), body)
         return True
 
     def _native_answer(self, ctx: RequestContext, held: bytes, model: str, *, fallback: bool) -> bytes:

@@ -115,6 +115,7 @@ class Route:
         "resumes",
         "room",
         "stale",
+        "static",
         "tiers",
         "timeout",
     )
@@ -153,6 +154,7 @@ class Route:
         self.room = WaitingRoom(admission, members)
         self.hedge = _hedge(policy)
         self.stale = StaleAnswers(policy.stale_if_error) if policy.stale_if_error.ttl > 0 else None
+        self.static = config.static_answer.text if config.static_answer is not None else None
         self.degradation = _degradation(policy)
         self.fault = FaultInjection(policy.fault, rng) if policy.fault is not None else None
         if previous is not None:

@@ -180,6 +180,8 @@ def _tiers(config: Config, number: int, route: RouteConfig) -> Iterator[Finding]
                     f"{max(lengths)}: longer requests have no fallback here"
                 )
                 yield _warning(at, message)
+    if route.static_answer is not None and made == "images":
+        yield Finding(("routes", number, "static_answer"), "is a text, and this route makes images", "leave it out")
 
 
 def _makes(kind: str) -> str:

@@ -241,6 +241,22 @@ FallbackTier = Annotated[
 ]
 
 
+def _not_blank(value: str) -> str:
+    if not value.strip():
+        raise invalid("must not be empty")
+    return value
+
+
+class StaticAnswer(Section):
+    """A fixed text in place of an error when every backend failed; the answer says so."""
+
+    text: Annotated[str, AfterValidator(_not_blank), Field(max_length=8192)] = Field(
+        description="What the client reads. Given where any text is an answer: chats, completions, messages, responses "
+        "and `/generate`, unless JSON or a tool call is asked for.",
+        examples=["The assistant is unavailable. Please try again in a few minutes."],
+    )
+
+
 class RouteConfig(Section):
     """Which backends answer for a model."""
 
@@ -264,6 +280,9 @@ class RouteConfig(Section):
         description="Further tiers, tried in order when one can't answer. An entry is a backend's name, "
         "a list of names, or `{backend: name, model: other-name}`.",
         examples=[["small"]],
+    )
+    static_answer: StaticAnswer | None = Field(
+        None, description="The last fallback: a fixed text. null: an error is told.", examples=[{"text": "Try later."}]
     )
     policy: Name = Field("default", description="Name of the policy that governs it.", examples=["chat"])
 

@@ -107,6 +107,7 @@ _FAMILIES = (
     ),
     Family("seawall_hedges_total", "counter", "Hedged attempts: started because the first was slow to begin.", _ROUTE),
     Family("seawall_stale_answers_total", "counter", "Earlier answers sent because everything failed.", _ROUTE),
+    Family("seawall_static_answers_total", "counter", "Static answers sent because everything failed.", _ROUTE),
     Family(
         "seawall_degradation_level",
         "gauge",

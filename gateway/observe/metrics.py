@@ -117,6 +117,7 @@ class RouteMetrics:
         "retry_budget_exhausted",
         "shed",
         "stale",
+        "static",
         "wasted_seconds",
         "wasted_tokens",
     )
@@ -140,6 +141,7 @@ class RouteMetrics:
         self.shed = dict.fromkeys(SHED_REASONS, 0)
         self.hedges = 0
         self.stale = 0
+        self.static = 0
         self.degradation: Callable[[], int] = int
         self.reduced = dict.fromkeys(REDUCTION_CAUSES, 0)
         self.faults = dict.fromkeys(FAULTS, 0)
@@ -201,6 +203,7 @@ class RouteMetrics:
             yield "seawall_shed_total", (route, reason), count
         yield "seawall_hedges_total", (route,), self.hedges
         yield "seawall_stale_answers_total", (route,), self.stale
+        yield "seawall_static_answers_total", (route,), self.static
         yield "seawall_degradation_level", (route,), self.degradation()
         for cause, count in self.reduced.items():
             yield "seawall_reduced_total", (route, cause), count
