@@ -84,7 +84,8 @@ async def test_openais_package_reads_all_its_shapes_whole_and_streamed() -> None
         chunks = [chunk async for chunk in stream]
         assert "".join(c.delta.content or "" for chunk in chunks for c in chunk.choices) == TEXT
         assert [c.finish_reason for chunk in chunks for c in chunk.choices if c.finish_reason] == ["stop"]
-        assert chunks[-1].usage is not None and chunks[-1].usage.total_tokens == 0
+        assert chunks[-1].usage is not None
+        assert chunks[-1].usage.total_tokens == 0
         completion = await client.completions.create(model="tiny", prompt="count")
         assert completion.choices[0].text == TEXT
         parts = [part async for part in await client.completions.create(model="tiny", prompt="count", stream=True)]
