@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import json
 import os
 import random
+import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import psutil
@@ -140,17 +143,38 @@ async def churn(url: str, until: float, seed: int, keys: int) -> int:
     return sent
 
 
+def generation(backends: tuple[FaultProcess, FaultProcess], number: int) -> str:
+    """The configuration after so many changes: of each, 40 keys are as before and 10 new, and so are a route and a policy."""
+    names = [f"k{n}" if n < 40 else f"k{n}-{number}" for n in range(50)]
+    keys = "\n".join(f"    - {{name: {k}, key: secret-{n}, requests_per_minute: 100000}}" for n, k in enumerate(names))
+    text = gateway_yaml(*backends, more=f"auth:\n  keys:\n{keys}")
+    text = text.replace("routes: [", f"routes: [{{model: m{number}, backends: [b0], policy: p{number}}}, ")
+    return text + f"policies: {{p{number}: {{retry: {{attempts: {1 + number % 3}}}}}}}\n"
+
+
+def held(gateway: Serving, times: int) -> dict[str, Any]:
+    """What the gateway holds, when asked for the nth time."""
+    gateway.signal(signal.SIGUSR1)
+    gateway.wait_for_count('counts {"descriptors"', times)
+    lines = [line for line in gateway.output.splitlines() if line.startswith('counts {"descriptors"')]
+    found: dict[str, Any] = json.loads(lines[-1].removeprefix("counts "))
+    return found
+
+
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 async def test_memory_is_flat_under_churn(backends: tuple[FaultProcess, FaultProcess], tmp_path: Path) -> None:
     """`SEAWALL_SOAK` is how long, in seconds (1800 for the long one); the figures are printed."""
     seconds = float(os.environ.get("SEAWALL_SOAK", "60"))
     path = tmp_path / "gateway.yaml"
-    keys = "\n".join(f"    - {{name: k{n}, key: secret-{n}, requests_per_minute: 100000}}" for n in range(50))
-    text = gateway_yaml(*backends, more=f"auth:\n  keys:\n{keys}")
-    path.write_text(text)
-    with Serving(path, free_port()) as gateway:
+    path.write_text(generation(backends, 0))
+    with Serving(path, free_port(), module="tests.support.counted_gateway") as gateway:
         process = psutil.Process(gateway.pid)
         samples: list[tuple[float, int, int]] = []
+        warm = min(60.0, seconds / 4)
+        await asyncio.gather(*(churn(gateway.url, time.monotonic() + warm, seed, 50) for seed in range(8, 16)))
+        await eventually(lambda: process.num_fds() < 60, timeout=30)
+        before = held(gateway, 1)
         begun = time.monotonic()
         clients = [asyncio.create_task(churn(gateway.url, begun + seconds, seed, 50)) for seed in range(8)]
         reloads = 0
@@ -158,16 +182,24 @@ async def test_memory_is_flat_under_churn(backends: tuple[FaultProcess, FaultPro
             await asyncio.sleep(min(5.0, seconds / 20))
             samples.append((time.monotonic() - begun, process.memory_info().rss, process.num_fds()))
             reloads += 1
-            path.write_text(text + f"policies: {{p{reloads % 7}: {{retry: {{attempts: {1 + reloads % 3}}}}}}}\n")
+            path.write_text(generation(backends, reloads))
         sent = sum(await asyncio.gather(*clients))
         await asyncio.to_thread(gateway.wait_for_line, '"event":"reloaded"')
+        await eventually(lambda: process.num_fds() < 60, timeout=30)
+        after = held(gateway, 2)
         settled = [rss for at, rss, _ in samples if at > seconds / 3]
         early, late = settled[: len(settled) // 4 or 1], settled[-(len(settled) // 4 or 1) :]
         grown = sum(late) / len(late) / (sum(early) / len(early)) - 1
         print(
             f"\nsoak: {seconds:g} s, {sent} requests, {reloads} changes of the file; "
             f"RSS {samples[0][1] / 2**20:.1f} -> {samples[-1][1] / 2**20:.1f} MiB "
-            f"({grown:+.1%} over the last two thirds), {samples[-1][2]} descriptors"
+            f"({grown:+.1%} over the last two thirds), most {max(rss for _, rss, _ in samples) / 2**20:.1f}"
         )
+        for name in ("descriptors", "tasks", "timers", "objects"):
+            print(f"{name}: {before[name]} -> {after[name]}")
+        more = {kind: count - before["kinds"].get(kind, 0) for kind, count in after["kinds"].items()}
+        print("kinds that grew:", {kind: count for kind, count in more.items() if count > 200})
         assert grown < 0.05
-        await eventually(lambda: process.num_fds() < 60)
+        assert after["tasks"] <= before["tasks"] + 8  # probes under way
+        assert after["timers"] <= before["timers"] + 20
+        assert after["descriptors"] <= before["descriptors"] + 8

@@ -23,11 +23,11 @@ def gateway_yaml(*backends: FaultProcess | str, server: str = "", more: str = ""
 
 
 class Serving(Process):
-    """A running gateway on `port`; `inherit` is a listening socket that it is started with."""
+    """A running gateway on `port`; `inherit` is a listening socket that it is started with, `module` what is run."""
 
-    def __init__(self, path: Path, port: int, inherit: socket.socket | None = None) -> None:
+    def __init__(self, path: Path, port: int, inherit: socket.socket | None = None, module: str = "gateway") -> None:
         self.url = f"http://127.0.0.1:{port}"
-        command = ["-m", "gateway", "serve", "--config", str(path), "--port", str(port)]
+        command = ["-m", module, "serve", "--config", str(path), "--port", str(port)]
         if inherit is None:
             super().__init__([sys.executable, *command])
         else:  # as systemd does it: descriptor 3, and the process id of who is meant
