@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 #: Entries of one kind in one exchange; of more, the others follow in the next.
 MOST = 500
-#: Of those entries that this replica does not use now, and only asks about.
+#: Of those entries that this replica does not use now and only asks about, or that are as they were told.
 IDLE = 50
 #: Seconds before the end of a circuit's open time at which it is settled who probes.
 _DUE = 0.6
@@ -48,6 +48,17 @@ class _Circuit:
     no_lease_until: float = 0.0
 
 
+def _circuit(name: str, circuit: _Circuit, saved: SavedBreaker, *, changed: bool) -> dict[str, Any]:
+    return {
+        "name": name,
+        "state": saved.state,
+        "left": round(saved.remaining * 1000),
+        "streak": saved.streak,
+        "sequence": circuit.sequence,
+        "changed": changed,
+    }
+
+
 class Replica:
     """The bookkeeping between exchanges."""
 
@@ -65,23 +76,31 @@ class Replica:
     def collect(self, runtime: Runtime, now: float) -> dict[str, Any]:
         """What the store is told, as JSON values.
 
-        Circuits: those not closed, and changes. Leases: circuits that are due. Gauges: this replica's own numbers, null
-        where it only asks. Rates: units taken since the last time, milliseconds for one of them, and milliseconds until
-        the limit is whole again by what is known here, for a store that has forgotten.
+        Circuits: changes, and some of those that are open still, for a store that has forgotten. Leases: circuits that
+        are due. Gauges: this replica's own numbers, null where it only asks. Rates: units taken since the last time,
+        milliseconds for one of them, and milliseconds until the limit is whole again by what is known here, for a store
+        that has forgotten.
         """
         self._turn += 1
         self._told = []
         self._follow(runtime)
-        circuits, leases = [], []
+        changed: list[dict[str, Any]] = []
+        open_still: list[dict[str, Any]] = []
+        leases = []
         for name, circuit in self._circuits.items():
-            told = self._circuit(name, circuit, now)
-            if told is not None:
-                circuits.append(told)
-            if self._wants_lease(circuit, now):
+            saved = circuit.endpoint.breaker.export(now)
+            if self._changed(circuit, saved):
+                if len(changed) < MOST:
+                    self._told.append((circuit, circuit.state, circuit.streak))
+                    circuit.state, circuit.streak = saved.state, saved.streak
+                    changed.append(_circuit(name, circuit, saved, changed=True))
+            elif saved.state == State.OPEN.value and not saved.forced:
+                open_still.append(_circuit(name, circuit, saved, changed=False))
+            if self._wants_lease(circuit, saved, now):
                 leases.append(name)
         return {
             "revision": self._revision,
-            "circuits": circuits[:MOST],
+            "circuits": changed + self._turns(open_still, IDLE),
             "leases": leases[:MOST],
             "gauges": self._tell_gauges(runtime),
             "rates": self._tell_rates(runtime, now),
@@ -96,28 +115,14 @@ class Replica:
             name, circuit = entry or (hashed("circuit", endpoint.name, endpoint.config.url), _Circuit(endpoint))
             self._circuits[name] = circuit
 
-    def _circuit(self, name: str, circuit: _Circuit, now: float) -> dict[str, Any] | None:
-        saved = circuit.endpoint.breaker.export(now)
+    @staticmethod
+    def _changed(circuit: _Circuit, saved: SavedBreaker) -> bool:
         if saved.forced or saved.state == State.HALF_OPEN.value:
-            return None  # an operator's act is for the gateway that was asked; a probe's result comes
-        changed = saved.state != circuit.state or (saved.state == State.OPEN.value and saved.streak != circuit.streak)
-        if changed:
-            self._told.append((circuit, circuit.state, circuit.streak))
-        circuit.state, circuit.streak = saved.state, saved.streak
-        if not changed and saved.state == State.CLOSED.value:
-            return None
-        return {
-            "name": name,
-            "state": saved.state,
-            "left": round(saved.remaining * 1000),
-            "streak": saved.streak,
-            "sequence": circuit.sequence,
-            "changed": changed,
-        }
+            return False  # an operator's act is for the gateway that was asked; a probe's result comes
+        return saved.state != circuit.state or (saved.state == State.OPEN.value and saved.streak != circuit.streak)
 
-    def _wants_lease(self, circuit: _Circuit, now: float) -> bool:
+    def _wants_lease(self, circuit: _Circuit, saved: SavedBreaker, now: float) -> bool:
         breaker = circuit.endpoint.breaker
-        saved = breaker.export(now)
         due = saved.state == State.HALF_OPEN.value or (saved.state == State.OPEN.value and saved.remaining < _DUE)
         if saved.forced or not due:
             circuit.lease_since = None

@@ -25,7 +25,9 @@ TIMEOUT = 1.0
 #: Seconds between attempts while it does not answer, at most.
 _SLOWEST = 2.0
 
-# All keys begin with KEYS[1] and expire. Times are milliseconds by Redis' clock.
+# All keys begin with KEYS[1] and expire. Times are milliseconds by Redis' clock. Of each number that is summed over the
+# replicas there is a hash: what each told and when, and their sum, which is kept up by differences and reckoned afresh
+# once a second, without those that have gone silent. So an exchange costs the same however many replicas there are.
 SCRIPT = """
 local input, ns = cjson.decode(ARGV[1]), KEYS[1]
 local id = input.id
@@ -34,25 +36,34 @@ local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local out = {gauges = {}, rates = {}, leases = {}}
 
 for name, value in pairs(input.gauges) do
-  local key, sum, others = ns .. ':gauge:' .. name, 0, 0
-  if value ~= cjson.null then
-    redis.call('HSET', key, id, value .. ' ' .. string.format('%.0f', now))
-    redis.call('PEXPIRE', key, 5000)
-  else
-    redis.call('HDEL', key, id)
-  end
-  local all = redis.call('HGETALL', key)
-  for i = 1, #all, 2 do
-    if all[i] ~= id then
+  local key = ns .. ':sum:' .. name
+  local known = redis.call('HMGET', key, id, '=sum', '=count', '=swept')
+  local told, sum, count = known[1], tonumber(known[2] or '0'), tonumber(known[3] or '0')
+  local swept = tonumber(known[4] or '0')
+  if known[2] and math.abs(now - swept) > 1000 then
+    told, sum, count, swept = false, 0, 0, now
+    local all = redis.call('HGETALL', key)
+    for i = 1, #all, 2 do
       local number, at = string.match(all[i + 1], '^(%S+) (%d+)$')
-      if now - tonumber(at) > 3000 then
+      if at and now - tonumber(at) > 3000 then
         redis.call('HDEL', key, all[i])
-      else
-        sum, others = sum + tonumber(number), others + 1
+      elseif at then
+        sum, count = sum + tonumber(number), count + 1
+        if all[i] == id then told = all[i + 1] end
       end
     end
   end
-  out.gauges[name] = {sum, others}
+  if told then sum, count = sum - tonumber(string.match(told, '^%S+')), count - 1 end
+  out.gauges[name] = {sum, count}
+  local total = string.format('%.3f', value ~= cjson.null and sum + value or sum)
+  if value ~= cjson.null then
+    redis.call('HSET', key, id, value .. ' ' .. string.format('%.0f', now),
+      '=sum', total, '=count', count + 1, '=swept', string.format('%.0f', known[4] and swept or now))
+    redis.call('PEXPIRE', key, 5000)
+  elseif known[2] then
+    if told then redis.call('HDEL', key, id) end
+    redis.call('HSET', key, '=sum', total, '=count', count, '=swept', string.format('%.0f', swept))
+  end
 end
 
 for name, one in pairs(input.rates) do

@@ -144,7 +144,7 @@ async def churn(url: str, until: float, seed: int, keys: int) -> int:
 
 
 def generation(backends: tuple[FaultProcess, FaultProcess], number: int) -> str:
-    """The configuration after so many changes: of each, 40 keys are as before and 10 new, and so are a route and a policy."""
+    """The configuration after so many changes: 40 keys are as before; 10 keys, a route and a policy are new."""
     names = [f"k{n}" if n < 40 else f"k{n}-{number}" for n in range(50)]
     keys = "\n".join(f"    - {{name: {k}, key: secret-{n}, requests_per_minute: 100000}}" for n, k in enumerate(names))
     text = gateway_yaml(*backends, more=f"auth:\n  keys:\n{keys}")

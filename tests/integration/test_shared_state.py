@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from redis import Redis
 
+from gateway.state.redis import SCRIPT
 from tests.integration.test_operations import sample
 from tests.support.fault_backend import FaultBackend
 from tests.support.gateway import RunningGateway, running_gateway
+from tests.support.processes import wait_until
 from tests.support.redis_server import RedisServer
 from tests.support.waiting import eventually
 
@@ -169,6 +176,60 @@ async def test_without_redis_everything_goes_on_and_says_so(redis: RedisServer, 
             await eventually(lambda: breaker(gateways[1]) == "open")
             gateways[0].gateway.monitor.expire()
             assert (await gateways[0].get("/health")).json["checks"]["state"]["status"] == "healthy"
+
+
+def tell(redis: Redis, who: int, value: float | None) -> list[float]:
+    """One replica's exchange about one number: what the script answers of the others, their sum and their count."""
+    empty: dict[str, Any] = {"rates": {}, "circuits": [], "leases": [], "revision": 0}
+    message = {"id": f"{who:032x}", "gauges": {"of": value}, **empty}
+    answer: list[float] = json.loads(redis.eval(SCRIPT, 1, "{seawall}", json.dumps(message)))["gauges"]["of"]
+    return answer
+
+
+def test_sums_over_replicas_are_exact_whatever_each_tells(redis: RedisServer) -> None:
+    numbers = st.none() | st.integers(-5_000_000, 5_000_000).map(lambda thousandths: thousandths / 1000)
+
+    @settings(max_examples=60, deadline=None)
+    @given(st.lists(st.tuples(st.integers(0, 5), numbers, st.booleans()), max_size=60))
+    def every_sequence(told: list[tuple[int, float | None, bool]]) -> None:
+        client.flushall()
+        known: dict[int, float] = {}
+        for who, value, due in told:
+            if due:  # as if a second had gone by: the sum is reckoned afresh
+                client.hset("{seawall}:sum:of", "=swept", "1") if client.exists("{seawall}:sum:of") else None
+            others = [number for one, number in known.items() if one != who]
+            assert tell(client, who, value) == [pytest.approx(sum(others), abs=1e-6), len(others)]
+            known.pop(who, None)
+            if value is not None:
+                known[who] = value
+
+    with Redis(port=redis.port) as client:
+        every_sequence()
+
+
+def test_a_replica_that_went_silent_counts_no_more(redis: RedisServer) -> None:
+    with Redis(port=redis.port) as client:
+        tell(client, 1, 7.5)
+        tell(client, 2, 1.0)
+        wait_until(lambda: tell(client, 2, 1.0) == [0, 0], 6, "the end of what the silent one told")
+        assert tell(client, 3, None) == [1.0, 1]
+
+
+@pytest.mark.parametrize("replicas", [5, 100])
+def test_an_exchange_costs_the_same_however_many_replicas_there_are(redis: RedisServer, replicas: int) -> None:
+    """Counted in commands that the script runs, which is what does not vary with the machine."""
+    with Redis(port=redis.port) as client:
+        for who in range(replicas):
+            tell(client, who, 1.0)
+
+        def run() -> int:
+            return sum(int(one["calls"]) for name, one in client.info("commandstats").items() if "hgetall" in name)
+
+        client.hset("{seawall}:sum:of", "=swept", f"{int(time.time() * 1000)}")
+        before = run()
+        for who in range(5):
+            assert tell(client, who, 2.0)[1] == replicas - 1
+        assert run() - before <= 1
 
 
 async def test_a_flushed_redis_is_told_again(redis: RedisServer) -> None:

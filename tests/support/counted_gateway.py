@@ -16,7 +16,7 @@ from gateway.cli import main
 
 
 def counts() -> dict[str, Any]:
-    """Descriptors, tasks, timers (of uvloop or asyncio), and objects that the collector knows, the most frequent named."""
+    """Descriptors, tasks, timers (of uvloop or asyncio), and objects that the collector knows, with common kinds."""
     for _ in range(2):
         gc.collect()
     kinds = Counter(f"{type(one).__module__}.{type(one).__qualname__}" for one in gc.get_objects())
