@@ -20,12 +20,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-cli_operate.register(app)
-app.add_typer(worker, name="worker")
+#: The parts of `seawall --help`, in the order of a person's way.
+_SET_UP, _RUN, _WATCH = "Set it up", "Run it", "Watch it"
 imports = typer.Typer(help="Turn another gateway's configuration into a gateway.yaml.", no_args_is_help=True)
-app.add_typer(imports, name="import")
 alerts = typer.Typer(help="Messages to alerts.targets.", no_args_is_help=True)
-app.add_typer(alerts, name="alerts")
 
 ConfigOption = Annotated[Path, typer.Option("--config", "-c", help="The configuration file.")]
 PortOption = Annotated[int | None, typer.Option(min=0, max=65535, help="Listen on this port instead (0: any).")]
@@ -46,38 +44,7 @@ def _main(
     """Seawall."""
 
 
-@app.command()
-def serve(config: ConfigOption = Path("gateway.yaml"), port: PortOption = None) -> None:
-    """Run the gateway in front of the backends in the configuration.
-
-    SIGHUP or a changed file reloads the configuration, whole or not at all; SIGTERM drains.
-    """
-    from gateway.app import run
-
-    raise typer.Exit(run(config, port))
-
-
-@app.command()
-def check(file: Annotated[Path, typer.Argument(help="The configuration file.")] = Path("gateway.yaml")) -> None:
-    """Say everything that is wrong with a configuration, and each route's worst case."""
-    from gateway.config.check import check_file, render
-
-    report = check_file(file)
-    typer.echo(render(report))
-    raise typer.Exit(1 if report.problems else 0)
-
-
-@app.command()
-def schema() -> None:
-    """Print the JSON Schema of gateway.yaml, for editors and other tools."""
-    import json
-
-    from gateway.config import json_schema
-
-    typer.echo(json.dumps(json_schema(), indent=2))
-
-
-@app.command()
+@app.command(rich_help_panel=_SET_UP)
 def init(
     urls: Annotated[list[str] | None, typer.Argument(help="Model servers; none: the usual ports here.")] = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="The file to write.")] = Path("gateway.yaml"),
@@ -90,26 +57,17 @@ def init(
     raise typer.Exit(run(urls or [], output, listen, force))
 
 
-@imports.command("litellm")
-def import_litellm(
-    file: Annotated[Path, typer.Argument(help="LiteLLM's config.yaml.")],
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="The file to write; none: print it.")] = None,
-) -> None:
-    """Turn a LiteLLM proxy's configuration into a gateway.yaml. Secrets become variables; what is left out is said."""
-    from gateway.setup.commands import run_import
+@app.command(rich_help_panel=_SET_UP)
+def check(file: Annotated[Path, typer.Argument(help="The configuration file.")] = Path("gateway.yaml")) -> None:
+    """Say everything that is wrong with a configuration, and each route's worst case."""
+    from gateway.config.check import check_file, render
 
-    raise typer.Exit(run_import(file, output))
-
-
-@app.command()
-def demo(port: PortOption = None) -> None:
-    """Run small real models on this machine's CPU, and the gateway in front of them."""
-    from gateway.demo import run
-
-    raise typer.Exit(run(port))
+    report = check_file(file)
+    typer.echo(render(report))
+    raise typer.Exit(1 if report.problems else 0)
 
 
-@app.command()
+@app.command(rich_help_panel=_SET_UP)
 def explain(
     model: Annotated[str, typer.Argument(help="The model that a request names.")],
     config: ConfigOption = Path("gateway.yaml"),
@@ -140,7 +98,47 @@ def explain(
         raise typer.Exit(1) from None
 
 
-@app.command()
+@app.command(rich_help_panel=_SET_UP)
+def schema() -> None:
+    """Print the JSON Schema of gateway.yaml, for editors and other tools."""
+    import json
+
+    from gateway.config import json_schema
+
+    typer.echo(json.dumps(json_schema(), indent=2))
+
+
+@imports.command("litellm")
+def import_litellm(
+    file: Annotated[Path, typer.Argument(help="LiteLLM's config.yaml.")],
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="The file to write; none: print it.")] = None,
+) -> None:
+    """Turn a LiteLLM proxy's configuration into a gateway.yaml. Secrets become variables; what is left out is said."""
+    from gateway.setup.commands import run_import
+
+    raise typer.Exit(run_import(file, output))
+
+
+@app.command(rich_help_panel=_RUN)
+def serve(config: ConfigOption = Path("gateway.yaml"), port: PortOption = None) -> None:
+    """Run the gateway in front of the backends in the configuration.
+
+    SIGHUP or a changed file reloads the configuration, whole or not at all; SIGTERM drains.
+    """
+    from gateway.app import run
+
+    raise typer.Exit(run(config, port))
+
+
+@app.command(rich_help_panel=_RUN)
+def demo(port: PortOption = None) -> None:
+    """Run small real models on this machine's CPU, and the gateway in front of them."""
+    from gateway.demo import run
+
+    raise typer.Exit(run(port))
+
+
+@app.command(rich_help_panel=_WATCH)
 def status(
     url: Annotated[str, typer.Argument(help="The gateway's address.")] = "http://127.0.0.1:8080",
     key: Annotated[str | None, typer.Option(envvar="SEAWALL_ADMIN_KEY", help="The operator's key.")] = None,
@@ -158,6 +156,12 @@ def alerts_test(config: ConfigOption = Path("gateway.yaml")) -> None:
     from gateway.observe.alert_test import run
 
     raise typer.Exit(run(config))
+
+
+cli_operate.register(app, _WATCH)
+app.add_typer(imports, name="import", rich_help_panel=_SET_UP)
+app.add_typer(worker, name="worker", rich_help_panel=_RUN)
+app.add_typer(alerts, name="alerts", rich_help_panel=_WATCH)
 
 
 def main() -> None:

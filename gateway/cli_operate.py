@@ -14,10 +14,10 @@ UrlArgument = Annotated[str, typer.Argument(help="The gateway's address.")]
 KeyOption = Annotated[str | None, typer.Option(envvar="SEAWALL_ADMIN_KEY", help="The operators' key.")]
 
 
-def register(app: typer.Typer) -> None:
-    """Adds the commands."""
+def register(app: typer.Typer, panel: str) -> None:
+    """Adds the commands, under a heading of `--help`."""
     for command in (top, doctor, chaos):
-        app.command()(command)
+        app.command(rich_help_panel=panel)(command)
 
 
 def top(

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from backends.workers.supervisor import Supervisor, WorkerFailedError, WorkerSnapshot, WorkerSpec, WorkerState
+from gateway.program import command
 
 _HOST = "127.0.0.1"
 #: Each answer's pace, so that a person can watch a stream and break it.
@@ -47,9 +48,12 @@ def run(port: int | None, config: Path | None = None) -> int:
 
 
 def shipped_config() -> Path:
-    """The gateway.yaml in the working directory, else the one beside the package."""
+    """The gateway.yaml in the working directory if it is for these workers, else the package's own."""
     here = Path("gateway.yaml")
-    return here if here.exists() else Path(__file__).parent.parent / "gateway.yaml"
+    backends = [name for name, _, _ in _TEXT_WORKERS]
+    if here.is_file() and all(f"{name}:" in here.read_text("utf-8", "replace") for name in backends):
+        return here
+    return Path(__file__).with_name("demo.yaml")
 
 
 async def _run(port: int | None, config: Path) -> int:
@@ -105,6 +109,6 @@ Draw something:
 Break a worker and ask again; it comes back by itself:
   kill -9 {pids.get("tide-a")}
 
-Watch:  {url}/admin in a browser, or: seawall top {url}
+Watch:  {url}/admin in a browser, or: {command()} top {url}
 Stop:   Ctrl-C
 """

@@ -44,7 +44,8 @@ def _reason(error: Exception) -> str:
         except (ValueError, KeyError, TypeError):
             return f"HTTP {error.code}"
     if isinstance(error, urllib.error.URLError):
-        return str(error.reason)
+        refused = isinstance(error.reason, ConnectionRefusedError)
+        return "connection refused; is it running, and is the address right?" if refused else str(error.reason)
     if isinstance(error, ValueError):
         return "what answers there is no Seawall"
     return str(error)

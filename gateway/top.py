@@ -81,14 +81,15 @@ def _headline(state: dict[str, Any]) -> Text:
     latest: dict[str, Any] = samples[-1] if samples else {"ok": 0.0, "errors": {}}
     text = Text.assemble(("Seawall ", "bold"), (f"{state['version']}  ", "dim"))
     text.append(f" {overall} ", style=f"bold reverse {_TONES.get(overall, 'white')}")
-    for name, value in (
+    facts = (
         ("requests/s", f"{latest['ok'] + _failed(latest):.1f}"),
         ("errors/min", str(state["errors"]["errors_last_minute"])),
         ("in flight", str(state["in_flight"])),
         ("queued", str(state["queued"])),
         ("up", _duration(state["uptime_seconds"])),
-    ):
-        text.append(f"   {name} ", style="dim")
+    )
+    for name, value in facts:
+        text.append(f"  {name} ", style="dim")
         text.append(value, style="bold")
     return text
 
@@ -124,7 +125,7 @@ def sparkline(values: Sequence[float | None]) -> str:
 
 
 def _backends(backends: Sequence[dict[str, Any]]) -> Table:
-    table = _table("backend", "state", "circuit", "=load", "=p50", "=p95", "=failed/min", "=kv", "worker")
+    table = _table("backend", "state", "circuit", "=load", "=p50 / p95", "=failed", "=kv", "worker")
     for backend in backends:
         state = backend["service"] if backend["service"] != "active" else backend["state"]
         circuit = backend["breaker"]
@@ -138,17 +139,18 @@ def _backends(backends: Sequence[dict[str, Any]]) -> Table:
             _toned(circuit["state"], forced),
             f"{backend['in_flight']}/{backend['limit']}"
             + (f" +{backend['waiting']:.0f}" if backend["waiting"] else ""),
-            _seconds(lately["p50"], 1000),
-            _seconds(lately["p95"], 1000),
+            "-" if lately["p50"] is None else f"{_seconds(lately['p50'], 1000)} / {_seconds(lately['p95'], 1000)}",
             Text(str(lately["failed"]), style="red" if lately["failed"] else "dim"),
             "-" if kv_cache is None else f"{kv_cache:.0%}",
-            _toned(worker["state"], f", {worker['restarts']} restarts") if worker else Text("-", style="dim"),
+            _toned(worker["state"], f" {worker['restarts']}x" * bool(worker["restarts"]))
+            if worker
+            else Text("-", style="dim"),
         )
     return table
 
 
 def _routes(routes: Sequence[dict[str, Any]]) -> Table:
-    table = _table("route", "tiers", "policy", "=answered", "=failed", "=retries", "=queued", "degradation")
+    table = _table("route", "tiers", "=answered", "=failed", "=retries", "=queued", "level")
     for route in routes:
         tiers = Text(" else ", style="dim").join(
             Text(" ").join(
@@ -160,7 +162,6 @@ def _routes(routes: Sequence[dict[str, Any]]) -> Table:
         table.add_row(
             Text(printable(route["name"]), style="bold"),
             tiers,
-            Text(f"{route['policy']}, {route['balance']}", style="dim"),
             str(route["ok"]),
             Text(str(failed), style="red" if failed else "dim"),
             str(route["retries"]),
@@ -173,25 +174,25 @@ def _routes(routes: Sequence[dict[str, Any]]) -> Table:
 def _failures(stories: Sequence[dict[str, Any]]) -> RenderableType:
     if not stories:
         return Panel(Text("No failed requests are kept.", style="dim"), title="recent failures", title_align="left")
-    table = _table("recent failures", "error", "model", "attempts", "=took", "correlation ID")
+    shown = Text("recent failures\n", style="dim")
     for story in stories:
         way = " → ".join(f"{attempt['backend']} {attempt['outcome']}" for attempt in story["attempts"])
-        table.add_row(
-            Text(story["timestamp"][11:19], style="dim"),
-            Text(story["outcome"], style="red"),
-            Text(printable(story["model"] or "-")),
-            Text(printable(way or "no backend asked"), style="dim"),
-            _seconds(story["duration_ms"], 1000),
-            Text(printable(story["correlation_id"]), style="dim"),
-        )
-    return table
+        shown.append(story["timestamp"][11:19] + " ")
+        shown.append(f" {story['outcome']:<16}", style="red not dim")
+        shown.append(f" {_seconds(story['duration_ms'], 1000):>8}  ")
+        shown.append(printable(story["correlation_id"]) + "\n", style="not dim")  # whole, to be copied
+        shown.append(f"          {printable(story['model'] or '-')}: {printable(way or 'no backend asked')}\n")
+    return shown
 
 
 def _table(*columns: str) -> Table:
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", expand=False, title_justify="left")
+    table = Table(box=None, padding=(0, 1, 0, 0), header_style="dim", expand=False, title_justify="left")
     for name in columns:
         table.add_column(
-            name.removeprefix("="), justify="right" if name.startswith("=") else "left", no_wrap=name != "tiers"
+            name.removeprefix("="),
+            justify="right" if name.startswith("=") else "left",
+            no_wrap=name != "tiers",
+            min_width=20 if name == "tiers" else None,
         )
     return table
 

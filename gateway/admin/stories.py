@@ -50,7 +50,9 @@ class Search:
     def finds(self, story: RequestStory) -> bool:
         if self.outcome == "failed" and not story.failed:
             return False
-        if self.outcome == "hidden" and (story.failed or not any(attempt.error for attempt in story.attempts)):
+        if self.outcome == "hidden" and (
+            story.error is not None or not any(attempt.error for attempt in story.attempts)
+        ):
             return False
         return not self.text or any(self.text in part.lower() for part in _texts(story))
 

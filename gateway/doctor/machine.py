@@ -15,6 +15,7 @@ from gateway import __version__
 from gateway.config import Config
 from gateway.doctor.backends import SKEW, ask
 from gateway.doctor.findings import Finding, advice, failure, ok, warning
+from gateway.program import command
 
 #: Descriptors for what is neither a client's nor a backend's connection.
 _SPARE = 100
@@ -79,7 +80,7 @@ async def gateway(url: str, key: str | None, config: Config | None) -> list[Find
         return [failure(f"{url}: no gateway answers ({type(error).__name__})", "start it: seawall serve")]
     except ValueError:
         return [failure(f"{url} is no address", "such as http://127.0.0.1:8080")]
-    found = [*_said(health.body)]
+    found = [*_said(health.body, url)]
     if health.skew is not None and abs(health.skew) > SKEW:
         found.append(warning(f"its clock is {abs(health.skew):.0f} s off ours", "run NTP on both"))
     if status.status != 200:
@@ -88,7 +89,7 @@ async def gateway(url: str, key: str | None, config: Config | None) -> list[Find
     return [*found, *_same(status.body, config)]
 
 
-def _said(body: bytes) -> Iterator[Finding]:
+def _said(body: bytes, url: str) -> Iterator[Finding]:
     try:
         report: dict[str, Any] = orjson.loads(body)
         overall = report["overall_status"]
@@ -98,9 +99,9 @@ def _said(body: bytes) -> Iterator[Finding]:
         return
     told = [f"{name}: {check['message']}" for name, check in checks.items() if check["status"] != "healthy"]
     if overall == "critical":
-        yield failure(f"it is critical ({'; '.join(told)})", "seawall top shows what is wrong")
+        yield failure(f"it is critical ({'; '.join(told)})", f"{command()} top {url} shows what is wrong")
     elif overall == "degraded":
-        yield warning(f"it is degraded ({'; '.join(told)})", "seawall top shows what is wrong")
+        yield warning(f"it is degraded ({'; '.join(told)})", f"{command()} top {url} shows what is wrong")
     else:
         yield ok("it is healthy")
 

@@ -77,7 +77,8 @@ class RequestStory:
 
     @property
     def failed(self) -> bool:
-        return self.error is not None
+        """Whether it was answered with an error; a client that left got none."""
+        return self.error is not None and self.error is not ErrorKind.CLIENT_DISCONNECTED
 
     def to_dict(self) -> dict[str, Any]:
         return {

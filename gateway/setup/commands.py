@@ -7,6 +7,7 @@ from pathlib import Path
 import typer
 import yaml
 
+from gateway.program import command
 from gateway.setup.litellm import convert
 
 
@@ -29,5 +30,5 @@ def run_import(file: Path, output: Path | None) -> int:
         typer.echo(draft.text(), nl=False)
     else:
         output.write_text(draft.text(), "utf-8")
-        typer.echo(f"Wrote {output}. Next: seawall check {output}", err=True)
+        typer.echo(f"Wrote {output}. Next: {command()} check {output}", err=True)
     return 0

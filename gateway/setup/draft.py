@@ -9,6 +9,11 @@ from typing import Any
 
 import yaml
 
+#: What completes and checks the file in an editor, once the schema lies beside it.
+_FOR_EDITORS = (
+    "# yaml-language-server: $schema=gateway.schema.json\n"
+    "# (for completion in editors; the schema: seawall schema > gateway.schema.json)"
+)
 _PLAIN = re.compile(r"[a-z0-9]+")
 
 
@@ -31,7 +36,7 @@ class Draft:
 
     def text(self) -> str:
         """The file."""
-        lines = ["# yaml-language-server: $schema=docs/gateway.schema.json"]
+        lines = [_FOR_EDITORS]
         lines += [f"# {note}" for note in self.notes]
         if self.server:
             lines += ["", f"server: {flow(self.server)}"]

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 import typer
 
 from gateway.config.check import check_file, render
+from gateway.program import command
 from gateway.setup.discover import Found, discover, usual_urls
 from gateway.setup.draft import Draft
 
@@ -50,14 +51,15 @@ def run(urls: Sequence[str], output: Path, listen: str, force: bool) -> int:
         found = asyncio.run(discover([_whole(url) for url in answer.split()]))
     if not found:
         typer.echo(
-            "No model server answered GET /v1/models there. Name yours: seawall init http://HOST:PORT ...", err=True
+            f"No model server answered GET /v1/models there. Name yours: {command()} init http://HOST:PORT ...",
+            err=True,
         )
         return 1
     for server in found:
         typer.echo(f"  {server.url}  {server.kind}  {', '.join(server.models[:5])}")
     output.write_text(draft(found, listen).text(), "utf-8")
     report = check_file(output)
-    typer.echo(f"\n{render(report)}\n\nWrote {output}. Run it: seawall serve --config {output}")
+    typer.echo(f"\n{render(report)}\n\nWrote {output}. Run it: {command()} serve --config {output}")
     return 1 if report.problems else 0
 
 

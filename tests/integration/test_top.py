@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 
+import pytest
 from rich.console import Console
 
 from gateway.operator_client import printable
@@ -31,8 +32,8 @@ def test_what_drives_a_terminal_is_not_shown() -> None:
     assert printable("a\x1b[31m\u202eb\n") == "a?[31m?b?"
 
 
-def _run(*arguments: str) -> tuple[int, str]:
-    with Process.python("-m", "gateway", *arguments, env={"COLUMNS": "160"}) as process:
+def _run(*arguments: str, columns: int = 160) -> tuple[int, str]:
+    with Process.python("-m", "gateway", *arguments, env={"COLUMNS": str(columns)}) as process:
         return process.wait(60), process.output
 
 
@@ -100,6 +101,20 @@ async def test_a_frame_says_that_the_gateway_is_gone_and_shows_the_last_state() 
     shown = console.file.getvalue()  # type: ignore[attr-defined]
     assert "trying again" in shown
     assert "b0" in shown
+
+
+@pytest.mark.parametrize("command", ["top", "status"])
+async def test_on_eighty_columns_no_name_state_or_id_is_cut(command: str) -> None:
+    name, correlation_id = "llama-70b-instruct", "0f" * 18
+    async with FaultBackend() as one, running_gateway(config(one).replace("b0", name)) as gateway:
+        await gateway.chat(model="gone", headers={"X-Correlation-ID": correlation_id})
+        await gateway.post(f"/admin/backends/{name}/breaker/open", {})
+        status, output = await asyncio.to_thread(_run, command, gateway.url, columns=80)
+    assert status == 0
+    assert name in output
+    assert "open" in output
+    assert "…" not in output
+    assert command == "status" or correlation_id in output
 
 
 async def test_what_is_no_gateway_is_said_so() -> None:

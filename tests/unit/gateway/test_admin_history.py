@@ -85,6 +85,14 @@ def test_a_failure_washed_away_by_good_requests_is_still_found() -> None:
     assert [each["correlation_id"] for each in found(log, Search(text="bad"), {})] == ["bad"]
 
 
+def test_a_client_that_left_is_no_failure() -> None:
+    log = RequestLog()
+    log.add(story("left", ErrorKind.CLIENT_DISCONNECTED, ("a", ErrorKind.GENERATION_FAILED)))
+    assert found(log, Search(outcome="failed"), {}) == []
+    assert found(log, Search(outcome="hidden"), {}) == []
+    assert [each["correlation_id"] for each in found(log, Search(), {})] == ["left"]
+
+
 def test_latencies_are_of_recent_attempts_by_backend() -> None:
     log = RequestLog()
     log.add(story("one", None, ("a", ErrorKind.GENERATION_FAILED), ("b", None)))
