@@ -61,7 +61,7 @@ async def test_init_writes_a_file_that_is_checked_and_never_writes_over_one(tmp_
 def test_init_that_finds_nothing_says_what_to_do(tmp_path: Path) -> None:
     status, output = command(tmp_path, "init", f"127.0.0.1:{free_port()}")
     assert status == 1
-    assert "seawall init http://HOST:PORT" in output
+    assert "gateway init http://HOST:PORT" in output
     assert not (tmp_path / "gateway.yaml").exists()
 
 
