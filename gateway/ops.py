@@ -20,8 +20,7 @@ from gateway.observe.exposition import expose, merge
 from gateway.openapi import document
 from gateway.paths import HEALTH_PATHS
 from gateway.processes import answers
-from gateway.processes.merge import merge_endpoints
-from policies.degrade import Level
+from gateway.processes.merge import merge_endpoints, merge_route
 from policies.outcome import ErrorKind
 
 if TYPE_CHECKING:
@@ -143,8 +142,7 @@ class _Views:
                         "name": route.name,
                         "models": route.patterns,
                         "tiers": [[candidate.endpoint.name for candidate in tier] for tier in route.tiers],
-                        "waiting": len(route.room),
-                        "degradation_level": Level(route.degradation_level()).label,
+                        **merge_route([one["routes"][route.name] for one in workers if route.name in one["routes"]]),
                     }
                     for route in gateway.runtime.routes.routes
                 ],
@@ -182,7 +180,7 @@ def _authorise(gateway: Gateway, request: web.Request) -> None:
 
 
 def _worker(status: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in status.items() if name != "endpoints"}
+    return {name: value for name, value in status.items() if name not in ("endpoints", "routes")}
 
 
 def _json(value: Any, status: int = 200) -> web.Response:

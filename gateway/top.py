@@ -131,7 +131,7 @@ def _backends(backends: Sequence[dict[str, Any]]) -> Table:
         circuit = backend["breaker"]
         lately = backend["lately"] or {"p50": None, "p95": None, "failed": 0}
         worker = backend["worker"]
-        forced = " (held)" if circuit["forced"] else ""
+        forced = " (held)" if circuit["forced"] else f" in {circuit['seen_by']}" if circuit["seen_by"] else ""
         kv_cache = backend["kv_cache"]
         table.add_row(
             Text(printable(backend["name"]), style="bold"),

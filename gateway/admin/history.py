@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from gateway.observe.metrics import FIRST_TOKEN_BOUNDS, OUTPUT_TOKEN_BOUNDS, Metrics, RouteMetrics
@@ -13,6 +14,8 @@ from policies.outcome import ErrorKind
 LENGTH = 300
 #: Samples that a latency is taken over: a second has too few requests for a percentile.
 _WINDOW = 10
+#: Seconds between two workers' samples that are taken for one moment.
+_SAME = 0.75
 
 _Counts = list[int]
 
@@ -35,8 +38,40 @@ def quantile(bounds: Sequence[float], counts: Sequence[int], q: float) -> float 
     return bounds[-1]
 
 
+def shown(samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """One moment of one or more workers, as the page shows it: rates and loads added up, latencies over all of them
+    (`p50` and `p95`, seconds, None where no request says)."""
+    errors: dict[str, float] = {}
+    for sample in samples:
+        for kind, rate in sample["errors"].items():
+            errors[kind] = round(errors.get(kind, 0.0) + rate, 3)
+    return {
+        "at": samples[0]["at"],
+        "ok": round(sum(sample["ok"] for sample in samples), 3),
+        "errors": errors,
+        "in_flight": sum(sample["in_flight"] for sample in samples),
+        "queued": sum(sample["queued"] for sample in samples),
+        "ttft": _percentiles(FIRST_TOKEN_BOUNDS, [sample["first_token"] for sample in samples]),
+        "itl": _percentiles(OUTPUT_TOKEN_BOUNDS, [sample["output_token"] for sample in samples]),
+    }
+
+
+def joined(own: Sequence[Mapping[str, Any]], others: Sequence[Sequence[Mapping[str, Any]]]) -> Iterator[dict[str, Any]]:
+    """Each of a worker's own samples together with those that the others took at that moment."""
+    moments = [[sample["at"] for sample in samples] for samples in others]
+    for sample in own:
+        beside = (_nearest(samples, at, sample["at"]) for samples, at in zip(others, moments, strict=True))
+        yield shown([sample, *(found for found in beside if found is not None)])
+
+
+def _nearest(samples: Sequence[Mapping[str, Any]], moments: Sequence[float], at: float) -> Mapping[str, Any] | None:
+    around = range(max(0, (after := bisect_left(moments, at)) - 1), min(len(moments), after + 1))
+    nearest = min(around, key=lambda index: abs(moments[index] - at), default=None)
+    return samples[nearest] if nearest is not None and abs(moments[nearest] - at) <= _SAME else None
+
+
 class History:
-    """Samples of all routes together. `sample` is called once a second."""
+    """Samples of all routes of one process together. `sample` is called once a second."""
 
     def __init__(self) -> None:
         self.samples: deque[dict[str, Any]] = deque(maxlen=LENGTH)
@@ -45,9 +80,8 @@ class History:
         self._output_tokens: deque[_Counts] = deque(maxlen=_WINDOW + 1)
 
     def sample(self, metrics: Metrics, at: float, *, in_flight: int, queued: int) -> dict[str, Any]:
-        """Takes a sample at `at` (seconds since the epoch): rates are per second since the one before.
-
-        Latencies are in seconds over the last ten samples, None where no request says.
+        """Takes a sample at `at` (seconds since the epoch): rates are per second since the one before, latencies the
+        counts of their histograms' buckets over the last ten samples. `shown` makes of it what a person reads.
         """
         routes = list(metrics.routes())
         ok = sum(route.ok for route in routes)
@@ -67,8 +101,8 @@ class History:
             },
             "in_flight": in_flight,
             "queued": queued,
-            "ttft": _percentiles(FIRST_TOKEN_BOUNDS, self._first_tokens),
-            "itl": _percentiles(OUTPUT_TOKEN_BOUNDS, self._output_tokens),
+            "first_token": _grown(self._first_tokens),
+            "output_token": _grown(self._output_tokens),
         }
         self.samples.append(sample)
         return sample
@@ -82,7 +116,11 @@ def _rate(count: int, seconds: float) -> float:
     return round(max(0, count) / seconds, 3)  # a route that a reload took away takes its counts with it
 
 
-def _percentiles(bounds: Sequence[float], cumulated: deque[_Counts]) -> dict[str, float | None]:
-    counts = [max(0, last - first) for first, last in zip(cumulated[0], cumulated[-1], strict=True)]
+def _grown(cumulated: deque[_Counts]) -> _Counts:
+    return [max(0, last - first) for first, last in zip(cumulated[0], cumulated[-1], strict=True)]
+
+
+def _percentiles(bounds: Sequence[float], histograms: Sequence[_Counts]) -> dict[str, float | None]:
+    counts = [sum(bucket) for bucket in zip(*histograms, strict=True)]
     found = {name: quantile(bounds, counts, q) for name, q in (("p50", 0.5), ("p95", 0.95))}
     return {name: None if value is None else round(value, 5) for name, value in found.items()}

@@ -1,15 +1,21 @@
-"""What the page shows, as JSON: backends, routes, rates, this machine."""
+"""What the page shows, as JSON: backends, routes, rates, this machine.
+
+Each worker process tells its `part`; the one whose page it is makes the `whole` of them.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from gateway import __version__
-from gateway.admin.stories import latencies
+from gateway.admin import merge
+from gateway.admin.stories import lately
 from gateway.errors.render import iso_timestamp
+from gateway.observe.error_stats import report_of
 from gateway.observe.metrics import RouteMetrics
 from gateway.runtime import Route
 from policies.outcome import ErrorKind
@@ -24,37 +30,54 @@ _LATELY = 60.0
 Workers = Callable[[], Sequence["WorkerSnapshot"]]
 
 
-async def present(gateway: Gateway, workers: Workers | None) -> dict[str, Any]:
-    """The state now; see `GET /admin/state` in the OpenAPI document for its shape."""
+async def part(gateway: Gateway, workers: Workers | None) -> dict[str, Any]:
+    """What differs between worker processes, now."""
     now, clock = monotonic(), gateway.services.clock()
-    lately = latencies(gateway.services.requests, clock - _LATELY)
+    recent = lately(gateway.services.requests, clock - _LATELY)
     supervised = {worker.name: _worker(worker) for worker in workers()} if workers is not None else {}
     used_by = _routes_by_backend(gateway.runtime.routes.routes)
-    errors = gateway.services.errors.report(clock)
     return {
-        "version": __version__,
-        "timestamp": iso_timestamp(clock),
+        "worker": gateway.peers.number,
+        "pid": os.getpid(),
         "uptime_seconds": round(now - gateway.started, 1),
-        "draining": gateway.draining,
-        "config": {
-            "file": gateway.path.name if gateway.path is not None else None,
-            "watched": gateway.runtime.config.server.watch,
-        },
         "health": await gateway.monitor.report(),
         "in_flight": gateway.services.in_flight,
         "queued": queued(gateway),
         "connections": gateway.server.connections,
-        "errors": {name: errors[name] for name in ("total_errors", "errors_last_minute", "by_type", "spikes")},
+        "errors": gateway.services.errors.counts(clock),
         "backends": [
             {
                 **_backend(endpoint, now),
                 "routes": used_by.get(name, []),
-                "lately": lately.get(name),
+                "lately": recent.get(name),
                 "worker": supervised.get(name),
             }
             for name, endpoint in gateway.runtime.endpoints.items()
         ],
         "routes": [_route(gateway, route, now) for route in gateway.runtime.routes.routes],
+    }
+
+
+def whole(gateway: Gateway, parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The state of all worker processes, this one's part first; see `GET /admin/state` in the OpenAPI document."""
+    clock = gateway.services.clock()
+    errors = report_of([one["errors"] for one in parts], clock)
+    facts = ("worker", "pid", "uptime_seconds", "in_flight", "connections")
+    return {
+        "version": __version__,
+        "timestamp": iso_timestamp(clock),
+        "uptime_seconds": max(one["uptime_seconds"] for one in parts),
+        "draining": gateway.draining,
+        "config": {
+            "file": gateway.path.name if gateway.path is not None else None,
+            "watched": gateway.runtime.config.server.watch,
+        },
+        "health": merge.health([one["health"] for one in parts]),
+        **{name: sum(one[name] for one in parts) for name in ("in_flight", "queued", "connections")},
+        "errors": {name: errors[name] for name in ("total_errors", "errors_last_minute", "by_type", "spikes")},
+        "backends": merge.backends(parts),
+        "routes": merge.routes(parts),
+        "workers": sorted(({name: one[name] for name in facts} for one in parts), key=lambda one: one["worker"] or 0),
         "machine": _machine(gateway),
     }
 

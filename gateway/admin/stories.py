@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,28 +73,26 @@ def told(story: RequestStory, balances: Mapping[str, str]) -> dict[str, Any]:
     return shown
 
 
-def latencies(log: RequestLog, since: float) -> dict[str, dict[str, Any]]:
-    """By backend, over the recent requests that came after `since` (seconds since the epoch): attempts that answered
-    and that failed, and the milliseconds to the first token or whole answer (`p50`, `p95`) of those that answered."""
-    times: dict[str, list[float]] = {}
-    failed: dict[str, int] = {}
+def lately(log: RequestLog, since: float) -> dict[str, dict[str, Any]]:
+    """By backend, over the recent requests that came after `since` (seconds since the epoch): `failed` attempts, and of
+    those that answered the milliseconds (`ms`) to the first token or whole answer."""
+    found: dict[str, dict[str, Any]] = {}
     for story in log.recent(1000):
         if story.at < since:
             continue
         for attempt in story.attempts:
             if attempt.beaten:
                 continue
+            backend = found.setdefault(attempt.backend, {"ms": [], "failed": 0})
             if attempt.error is None:
-                times.setdefault(attempt.backend, []).append(attempt.ms)
+                backend["ms"].append(round(attempt.ms, 3))
             else:
-                failed[attempt.backend] = failed.get(attempt.backend, 0) + 1
-    return {
-        name: {"ok": len(ms := sorted(times.get(name, ()))), "failed": failed.get(name, 0), **_percentiles(ms)}
-        for name in {*times, *failed}
-    }
+                backend["failed"] += 1
+    return found
 
 
-def _percentiles(ordered: list[float]) -> dict[str, float | None]:
+def percentiles(ordered: Sequence[float]) -> dict[str, float | None]:
+    """`p50` and `p95` of values in ascending order."""
     if not ordered:
         return {"p50": None, "p95": None}
     return {f"p{q}": round(ordered[min(len(ordered) - 1, len(ordered) * q // 100)], 3) for q in (50, 95)}

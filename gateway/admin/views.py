@@ -15,7 +15,6 @@ from gateway.admin import access, stories
 from gateway.admin.access import Actor
 from gateway.admin.acts import Verb, perform
 from gateway.admin.reloading import apply, preview
-from gateway.admin.state import balances
 from gateway.errors.taxonomy import GatewayError
 from gateway.identity import correlation_id
 from policies.outcome import ErrorKind
@@ -80,8 +79,7 @@ class _Views:
     async def requests(self, request: web.Request) -> web.Response:
         """Recent requests by text and outcome."""
         search = stories.Search.of(request.query)
-        found = stories.found(self._gateway.services.requests, search, balances(self._gateway))
-        return _json({"requests": found, "limit": search.limit})
+        return _json({"requests": await self._gateway.admin.requests(search), "limit": search.limit})
 
     async def service(self, request: web.Request) -> web.Response:
         return await self._upon_backend(request, Verb(request.match_info["verb"]))

@@ -25,6 +25,10 @@ def status(gateway: Gateway) -> dict[str, Any]:
         "requests_in_flight": gateway.services.in_flight,
         "connections": gateway.server.connections,
         "endpoints": {name: endpoint.snapshot(now) for name, endpoint in gateway.runtime.endpoints.items()},
+        "routes": {
+            route.name: {"waiting": len(route.room), "degradation": int(route.degradation_level())}
+            for route in gateway.runtime.routes.routes
+        },
     }
 
 
@@ -50,10 +54,22 @@ def act(gateway: Gateway, verb: str, backend: str) -> None:
         gateway.monitor.expire()
 
 
+async def page(gateway: Gateway, asker: int | None, **wanted: bool) -> dict[str, Any]:
+    """This process's part of the operators' page."""
+    return await gateway.admin.tell(asker, **wanted)
+
+
+def search(gateway: Gateway, text: str, outcome: str, limit: int) -> list[dict[str, Any]]:
+    """The stories that a search finds, newest first."""
+    return gateway.admin.search(text, outcome, limit)
+
+
 OPERATIONS: dict[str, Operation] = {
     "status": status,
     "errors": errors,
     "stories": stories,
     "metrics": metrics,
     "act": act,
+    "page": page,
+    "search": search,
 }

@@ -11,6 +11,7 @@ import asyncio
 import signal
 import socket
 import sys
+from collections.abc import Awaitable
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,8 @@ class Worker:
 
     async def _handle(self, operation: str, arguments: dict[str, Any]) -> Any:
         if operation in OPERATIONS:
-            return OPERATIONS[operation](self._running, **arguments)
+            answer = OPERATIONS[operation](self._running, **arguments)
+            return await answer if isinstance(answer, Awaitable) else answer
         return await getattr(self, f"_do_{operation}")(**arguments)
 
     @property

@@ -10,6 +10,7 @@ import socket
 import ssl
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import pytest
@@ -140,6 +141,60 @@ async def test_an_operators_act_reaches_every_worker_and_those_that_start_later(
             await ask(gateway.url, f"r{number}")
         stories = [await gateway.get(f"/requests/r{number}") for number in range(24)]
         assert {attempt["backend"] for story in stories for attempt in story["attempts"]} == {"b1"}
+
+
+async def events(url: str, count: int) -> list[tuple[str, dict[str, Any]]]:
+    """The first events of the operators' page, as (name, data)."""
+    found: list[tuple[str, dict[str, Any]]] = []
+    name = ""
+    async with aiohttp.ClientSession(read_bufsize=2**22) as session, session.get(url + "/admin/events") as response:
+        async for raw in response.content:
+            field, _, value = raw.decode().rstrip("\n").partition(": ")
+            if field == "event":
+                name = value
+            elif field == "data":
+                found.append((name, json.loads(value)))
+                if len(found) == count:
+                    break
+    return found
+
+
+async def test_the_operators_page_is_of_all_workers_whichever_serves_it(backend: FaultProcess, tmp_path: Path) -> None:
+    path = tmp_path / "gateway.yaml"
+    path.write_text(gateway_yaml(backend, backend, server=TWO))
+    with Serving(path, free_port()) as gateway:
+        pages = [asyncio.create_task(events(gateway.url, 4)) for _ in range(4)]
+        assert [await ask(gateway.url, f"r{number}") for number in range(24)] == [200] * 24
+        assert [await ask(gateway.url, f"lost-{number}", model="nope") for number in range(8)] == [404] * 8
+        async with aiohttp.ClientSession() as session:
+            for verb in ("b0/drain", "b1/breaker/open"):
+                async with session.post(f"{gateway.url}/admin/backends/{verb}", json={"reason": "test"}) as done:
+                    assert done.status == 200
+        for _ in range(6):  # whichever answers
+            state = await gateway.get("/admin/state")
+            assert {one["worker"] for one in state["workers"]} == {0, 1}
+            assert sum(one["ok"] for one in state["routes"]) == 24
+            assert state["errors"]["by_type"] == {"model_not_found": 8}
+            assert sum(each["lately"]["ok"] for each in state["backends"] if each["lately"]) == 24
+            assert [act["verb"] for act in state["acts"]] == ["breaker/open", "drain"]
+            b0, b1 = state["backends"]
+            assert (b0["service"], b1["breaker"]["state"], b1["breaker"]["seen_by"]) == ("draining", "open", None)
+            found = (await gateway.get("/admin/requests?outcome=failed"))["requests"]
+            assert {story["correlation_id"] for story in found} == {f"lost-{number}" for number in range(8)}
+            assert [story["timestamp"] for story in found] == sorted(
+                (story["timestamp"] for story in found), reverse=True
+            )
+        for seen in await asyncio.gather(*pages):
+            assert [name for name, _ in seen] == ["snapshot"] + ["state"] * 3
+            told = [story for _, state in seen for story in state.get("requests", ())]
+            assert len(told) == len({story["correlation_id"] for story in told})
+
+        def counted(state: dict[str, Any]) -> float:
+            return sum(sample["ok"] for sample in state["history"])
+
+        async with asyncio.timeout(10):
+            while counted(await gateway.get("/admin/state")) < 20:  # noqa: ASYNC110 - it is another process's
+                await asyncio.sleep(0.2)
 
 
 async def test_an_idle_connection_survives_the_worker_that_had_it(backend: FaultProcess, tmp_path: Path) -> None:

@@ -142,8 +142,9 @@ function health(backend) {
 
 const CIRCUIT = { closed: ["closed", "good"], half_open: ["half open", "warn"], open: ["open", "bad"] };
 
-function circuitNote({ forced, retry_after: wait, failures, requests: seen }) {
+function circuitNote({ forced, retry_after: wait, failures, requests: seen, seen_by: by }) {
   if (forced) return "held open by an operator";
+  if (by) return `in ${by}`;
   if (wait) return `tried again in ${Math.ceil(wait)} s`;
   return seen ? `${failures} of ${seen} failed` : null;
 }
@@ -208,7 +209,7 @@ function updateRoute(row, route) {
 
 // -- machine, acts ------------------------------------------------------------------------------------------------------
 
-function drawMachine(machine) {
+function drawMachine(machine, workers) {
   if (!machine) return;
   const meter = (name, share, text) => h("div", {}, h("dt", { title: name }, name), h("dd", {}, gauge(share)), h("dd", {}, text));
   const { memory, disk } = machine;
@@ -219,6 +220,9 @@ function drawMachine(machine) {
     ...machine.gpus.map((gpu) => meter(`GPU ${gpu.index}`, gpu.memory_used / gpu.memory_total, `${percent(gpu.utilisation)} busy, ${bytes(gpu.memory_used)} of ${bytes(gpu.memory_total)}`)),
   ];
   if (!machine.gpus.length) rows.push(h("div", {}, h("dt", {}, "GPU"), h("dd", { class: "quiet" }, machine.gpu_message || "none here")));
+  if (workers.length > 1) {
+    rows.push(...workers.map((one) => h("div", {}, h("dt", {}, `Worker ${one.worker}`), h("dd", {}, `pid ${one.pid}, up ${duration(one.uptime_seconds)}, ${one.in_flight} in flight`))));
+  }
   byId("machine").replaceChildren(...rows);
 }
 
@@ -239,7 +243,7 @@ function draw(state) {
   reconcile(byId("backends").tBodies[0], state.backends, (each) => each.name, makeBackend, updateBackend);
   reconcile(byId("routes").tBodies[0], state.routes, (each) => each.name, makeRow(ROUTE_CELLS), updateRoute);
   byId("backends").classList.toggle("unsupervised", state.backends.every((each) => !each.worker));
-  drawMachine(state.machine);
+  drawMachine(state.machine, state.workers);
   drawActs(state.acts);
   byId("reload").hidden = state.config.file === null;
 }

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
-from gateway.admin.history import LENGTH, History, quantile
-from gateway.admin.stories import Search, found, latencies
+from gateway.admin.history import LENGTH, History, joined, quantile, shown
+from gateway.admin.stories import Search, found, lately
 from gateway.observe.metrics import Metrics
 from gateway.observe.request_log import AttemptStory, RequestLog, RequestStory
 from policies.outcome import ErrorKind
@@ -35,8 +37,8 @@ def test_rates_are_per_second_and_survive_a_reload_that_drops_a_route() -> None:
     metrics.route("images").finished(ErrorKind.OUT_OF_MEMORY, 1.0)
     sample = history.sample(metrics, 102.0, in_flight=3, queued=1)
     assert (sample["ok"], sample["errors"]) == (3.0, {"out_of_memory": 0.5})
-    assert 0.025 < sample["ttft"]["p50"] <= 0.05
-    assert sample["itl"] == {"p50": None, "p95": None}
+    assert 0.025 < shown([sample])["ttft"]["p50"] <= 0.05
+    assert shown([sample])["itl"] == {"p50": None, "p95": None}
     metrics.reload(["images"], ["a"])
     assert history.sample(metrics, 103.0, in_flight=0, queued=0)["ok"] == 0.0
 
@@ -96,8 +98,32 @@ def test_a_client_that_left_is_no_failure() -> None:
 def test_latencies_are_of_recent_attempts_by_backend() -> None:
     log = RequestLog()
     log.add(story("one", None, ("a", ErrorKind.GENERATION_FAILED), ("b", None)))
-    assert latencies(log, since=999.0) == {
-        "a": {"ok": 0, "failed": 1, "p50": None, "p95": None},
-        "b": {"ok": 1, "failed": 0, "p50": 12.0, "p95": 12.0},
-    }
-    assert latencies(log, since=1001.0) == {}
+    assert lately(log, since=999.0) == {"a": {"ms": [], "failed": 1}, "b": {"ms": [12.0], "failed": 0}}
+    assert lately(log, since=1001.0) == {}
+
+
+def worker_samples(start: float, requests: int, first_token: float) -> list[dict[str, Any]]:
+    """Three samples a second apart of a worker that finishes so many requests a second."""
+    metrics, history = Metrics(["chat"], ["a"]), History()
+    samples = []
+    for second in range(3):
+        for _ in range(requests if second else 0):
+            metrics.route("chat").finished(None, 1.0, first_token=first_token)
+        samples.append(history.sample(metrics, start + second, in_flight=requests, queued=1))
+    return samples
+
+
+def test_several_workers_samples_are_added_moment_by_moment_and_percentiles_are_of_all_requests() -> None:
+    quick, slow = worker_samples(100.0, 30, 0.008), worker_samples(100.4, 10, 30.0)
+    whole = list(joined(quick, [slow]))
+    assert [each["at"] for each in whole] == [100.0, 101.0, 102.0]
+    assert [each["ok"] for each in whole] == [0.0, 40.0, 40.0]
+    assert [(each["in_flight"], each["queued"]) for each in whole] == [(40, 2)] * 3
+    assert whole[-1]["ttft"]["p50"] < 0.01  # three of four requests: no mean of two medians says that
+    assert whole[-1]["ttft"]["p95"] > 20
+
+
+def test_a_worker_that_is_younger_or_has_stood_still_is_not_counted_where_it_has_no_sample() -> None:
+    old, young = worker_samples(100.0, 5, 0.01), worker_samples(102.0, 7, 0.01)
+    assert [each["in_flight"] for each in joined(old, [young])] == [5, 5, 12]
+    assert list(joined(old, [[]])) == [shown([each]) for each in old]
