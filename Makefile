@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PORT ?= 8080
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test test-slow check format constraints bench bench-peers bench-curves bench-overload bench-scale chaos docs clean
+.PHONY: help serve test test-slow check format constraints bench bench-peers bench-curves bench-overload bench-scale chaos fuzz docs clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -45,6 +45,12 @@ bench-scale: $(VENV)/.installed-dev ## a thousand replicas, simulated (ten secon
 
 chaos: $(VENV)/.installed-dev ## break backends under load, and count what clients see (about six minutes)
 	@$(BIN)/python -m benchmarks.chaos $(ARGS)
+
+FUZZ := $(HOME)/.cache/seawall/fuzz/packages
+
+fuzz: $(VENV)/.installed-dev ## all parsers under coverage-guided fuzzing, a minute each (ARGS="requests --seconds 600" for one)
+	@test -d $(FUZZ)/atheris || $(BIN)/pip install -q --disable-pip-version-check --target $(FUZZ) atheris==3.0.0
+	@PYTHONPATH=$(CURDIR):$(FUZZ) $(BIN)/python -m tests.fuzz $(ARGS)
 
 constraints: $(VENV)/.installed-dev ## pin every dependency anew
 	@$(BIN)/pip install -q pip-tools

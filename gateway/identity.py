@@ -12,6 +12,8 @@ from fnmatch import translate
 from ipaddress import IPv6Address, ip_address, ip_network
 
 _CORRELATION_ID = re.compile(rb"[A-Za-z0-9._:/+=-]{1,128}")
+#: Bytes of a `traceparent` of version 00.
+_TRACEPARENT_LENGTH = 55
 _TRACEPARENT = re.compile(rb"[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
 _TRACE_ID = re.compile(r"(?!0{32})[0-9a-f]{32}")
 _ZERO_TRACE, _ZERO_SPAN = b"0" * 32, b"0" * 16
@@ -62,6 +64,8 @@ def _traceparent(headers: dict[bytes, bytes]) -> re.Match[bytes] | None:
     match = _TRACEPARENT.fullmatch(value)
     if match is None or match[1] == _ZERO_TRACE or match[2] == _ZERO_SPAN or value[:2] == b"ff":
         return None
+    if value[:2] == b"00" and len(value) != _TRACEPARENT_LENGTH:
+        return None  # only later versions may have more fields
     return match
 
 

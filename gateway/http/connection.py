@@ -212,6 +212,7 @@ class ClientConnection(asyncio.Protocol):
         chunks = self._chunks
         request.body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
         self._chunks = []
+        self._body_size = 0  # its room is the request's now: a refusal of what follows must not give it back
         self._request = None
         self._reading_head = True
         self._unparsed_head = 0
