@@ -8,11 +8,10 @@ from typing import Any
 import orjson
 
 from backends.continuation import CHAT
+from gateway.relay.events import Mark, ResponseNames, Slot, mark_of, typed_texts
 from gateway.relay.journal import Journal
 from gateway.relay.sse import document_of
 
-#: Where a piece of text belongs: a choice or content block, and the member that holds it.
-Slot = tuple[int, str]
 _TEXTS = ("content", "text", "reasoning", "reasoning_content", "thinking")
 _EMPTY: tuple[Any, ...] = (None, "", [], {})
 
@@ -34,9 +33,9 @@ class Delivered:
     """`texts` by slot, `ids` those of all frames; the first `visible` of them are what the text was made of so far.
 
     `last_tokens` is how many the last frame with text held: with more than one, the last may have been held back.
-    `textual`: nothing but text has been sent. `tracked`: every text came with its ids. `last_type` is the last event's
-    type in a stream that names them. `told_usage`: the frame that only tells usage has been sent. `aligned`: see
-    `backends.dialect.TokenIds`.
+    `textual`: nothing but text has been sent. `tracked`: every text came with its ids. `marks` are the events after the
+    last text, in a stream that names their types (`typed`); `names` is what a stream of responses goes by.
+    `told_usage`: the frame that only tells usage has been sent. `aligned`: see `backends.dialect.TokenIds`.
     """
 
     path: str
@@ -49,7 +48,9 @@ class Delivered:
     textual: bool = True
     tracked: bool = True
     aligned: bool = True
-    last_type: str | None = None
+    typed: bool = False
+    marks: list[Mark] = field(default_factory=list)
+    names: ResponseNames = field(default_factory=ResponseNames)
     told_usage: bool = False
 
     @classmethod
@@ -59,6 +60,7 @@ class Delivered:
         parts: dict[Slot, list[str]] = {}
         for frame in journal.frames():
             if (document := document_of(frame)) is not None:
+                delivered.names.note(document)
                 for slot, text in delivered.take(document):
                     parts.setdefault(slot, []).append(text)
         delivered.texts = {slot: "".join(pieces) for slot, pieces in parts.items()}
@@ -89,9 +91,10 @@ class Delivered:
             self.head = {name: document[name] for name in ("id", "object", "created", "model") if name in document}
         if document.get("usage") and document.get("choices") == []:
             self.told_usage = True
-        if document.get("type") != "ping":
-            self.last_type = document.get("type")
         found = texts_of(document)
+        if "type" in document and document["type"] != "ping":
+            self.typed = True
+            self.marks = [] if found else [*self.marks, mark_of(document)]
         if found is None:
             self.textual = False
             return []
@@ -127,10 +130,10 @@ class Delivered:
 
 
 def texts_of(document: dict[str, Any]) -> list[tuple[Slot, str]] | None:
-    """The texts in one event of a chat, completion or Messages stream; None if it holds anything else of the answer."""
+    """The texts in one event of a stream; None if it holds anything else of the answer."""
     kind = document.get("type")
     if kind is not None:
-        return _block_texts(document, kind)
+        return typed_texts(document, str(kind))
     found: list[tuple[Slot, str]] = []
     for choice in document.get("choices") or ():
         index, delta = choice.get("index", 0), choice.get("delta")
@@ -144,19 +147,6 @@ def texts_of(document: dict[str, Any]) -> list[tuple[Slot, str]] | None:
             elif name != "role" and value not in _EMPTY:
                 return None
     return found
-
-
-def _block_texts(document: dict[str, Any], kind: str) -> list[tuple[Slot, str]] | None:
-    if kind == "content_block_start":
-        block = document.get("content_block") or {}
-        return [] if block.get("type") in ("text", "thinking") and not (block.get("text") or "") else None
-    if kind != "content_block_delta":
-        return []
-    delta = document.get("delta") or {}
-    for name in ("text", "thinking"):
-        if delta.get("type") == f"{name}_delta" and isinstance(delta.get(name), str):
-            return [((document.get("index", 0), name), delta[name])]
-    return None
 
 
 def _ids_of(document: dict[str, Any]) -> tuple[list[int], list[int]]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 from typing import Any, Protocol
 
 import orjson
 
-from gateway.relay.delivered import NO_WISHES, Delivered, Slot, Wishes
+from gateway.relay.delivered import NO_WISHES, Delivered, Wishes
+from gateway.relay.events import Mark, Slot, mark_of, with_text
 from gateway.relay.journal import Journal
 from gateway.relay.sse import StreamShape, data_of, document_of, split
 from gateway.relay.stops import AmbiguousStopError, StopStrings
@@ -138,14 +140,20 @@ class Continued:
 
 
 class Replayed:
-    """The same answer made again elsewhere: silent until it has come to where the client is, then passed on."""
+    """The same answer made again elsewhere: silent until it has come to where the client is, then passed on.
 
-    __slots__ = ("_behind", "_fresh", "_shape", "_strip", "_wishes", "complete", "delivered")
+    Where the client is: behind all text that it has, and behind the events that came to it after that.
+    """
+
+    __slots__ = ("_behind", "_fresh", "_marks", "_shape", "_strip", "_wishes", "complete", "delivered")
 
     def __init__(self, delivered: Delivered, shape: StreamShape, *, strip: bool, wishes: Wishes) -> None:
         self.delivered = delivered
-        self._behind: dict[Slot, str] = dict(delivered.texts)
-        self._fresh = Delivered(delivered.path, head=delivered.head, aligned=delivered.aligned)
+        self._behind: dict[Slot, str] = {slot: text for slot, text in delivered.texts.items() if text}
+        self._marks: deque[Mark] = deque(delivered.marks)
+        self._fresh = Delivered(
+            delivered.path, head=delivered.head, aligned=delivered.aligned, names=delivered.names
+        )
         self._shape = shape
         self._strip = strip
         self._wishes = wishes
@@ -171,15 +179,30 @@ class Replayed:
         for slot, text in found:
             self._fresh.add(slot, text)
         if not self._behind:
-            return self._written(document)
+            return b"" if self._had(document) else self._written(document)
         surplus = self._matched(found)
         ends = self._shape.finished(document)
         if self._behind:
             if ends or not self._fresh.textual:
                 raise DivergedError("it ended, or became something else, before it came to where the client is")
             return b""
-        self.delivered = self._fresh
+        if surplus and self._marks:
+            raise DivergedError("it has more text than the client has where that ended")
+        if not self._marks:
+            self.delivered = self._fresh
         return self._written(_with_texts(document, surplus)) if surplus or ends else b""
+
+    def _had(self, document: dict[str, Any]) -> bool:
+        """Whether the client has had this event: those after its last text come again in the same order."""
+        if not self._marks:
+            return False
+        if document.get("type") == "ping":
+            return True
+        if mark_of(document) != self._marks.popleft():
+            raise DivergedError("it goes on otherwise after the text that the client has")
+        if not self._marks:
+            self.delivered = self._fresh
+        return True
 
     def _matched(self, found: Sequence[tuple[Slot, str]]) -> dict[Slot, str]:
         """Crosses off what the client has; returns what it has not."""
@@ -200,6 +223,8 @@ class Replayed:
 
     def _written(self, document: dict[str, Any]) -> bytes:
         changed = document | {name: value for name, value in self.delivered.head.items() if name in document}
+        if self.delivered.names.response:
+            changed = self.delivered.names.renamed(changed)
         event = f"event: {document['type']}\n".encode() if "type" in document else b""
         frame = event + b"data: " + orjson.dumps(changed) + b"\n\n"
         return without_ids(frame) if self._strip else frame
@@ -214,10 +239,8 @@ def _usage(delivered: Delivered) -> bytes:
 def _with_texts(document: dict[str, Any], texts: dict[Slot, str]) -> dict[str, Any]:
     """The event with only this text in it."""
     if "type" in document:
-        delta = dict(document["delta"])
-        for (_, name), text in texts.items():
-            delta[name] = text
-        return document | {"delta": delta}
+        ((_, name), text), *_ = texts.items()  # such an event has one
+        return with_text(document, text, name)
     choices = []
     for choice in document["choices"]:
         changed, index = dict(choice), choice.get("index", 0)

@@ -18,7 +18,7 @@ from backends.continuation import COMPLETIONS, continuable, continuation, left
 from gateway.relay.delivered import Delivered, Wishes
 from gateway.relay.journal import Journal
 from gateway.relay.passage import Continued, Passage, Plain, Replayed
-from gateway.relay.sse import ANTHROPIC, OPENAI, shape_for
+from gateway.relay.sse import ANTHROPIC, OPENAI, RESPONSES, shape_for
 from gateway.relay.stops import StopStrings
 from gateway.relay.token_ids import asking_for_ids, says_of_ids
 from gateway.validation.facts import JsonFacts
@@ -35,6 +35,8 @@ _UNFINISHED = "\ufffd"
 _MAX_UNFINISHED = 4
 #: Characters that a server may hold back beyond what its stop strings make it.
 _MAX_HELD = 64
+#: Fields of /v1/responses that name what only the server knows which answered before.
+_KEPT_BY_ONE_SERVER = ("previous_response_id", "conversation", "background")
 
 
 class Way(StrEnum):
@@ -82,10 +84,10 @@ class Resumption:
     @classmethod
     def of(cls, path: str, target: bytes, facts: object) -> Resumption | None:
         """That of a streamed request, None where it can't be resumed whatever happens."""
-        if not isinstance(facts, JsonFacts) or shape_for(path) not in (OPENAI, ANTHROPIC):
+        if not isinstance(facts, JsonFacts) or shape_for(path) not in (OPENAI, ANTHROPIC, RESPONSES):
             return None
         resumption = cls(path, target, facts.document)
-        return resumption if resumption._by_ids or _is_deterministic(facts.document) else None
+        return resumption if resumption._by_ids or _is_deterministic(path, facts.document) else None
 
     # -- before a break ------------------------------------------------------------------------------------------------
 
@@ -115,7 +117,7 @@ class Resumption:
         known = attempt.endpoint.dialect.token_ids
         assert self._delivered is not None
         self._delivered.aligned = self._delivered.aligned and known is not None and known.aligned
-        return bool(self._delivered.head or self._delivered.last_type) and bool(self._delivered.texts)
+        return bool(self._delivered.head or self._delivered.typed) and any(self._delivered.texts.values())
 
     def way(self, candidate: Candidate) -> Way | None:
         """How the answer can go on there, None where it can't. Only the same model may go on with it."""
@@ -146,7 +148,7 @@ class Resumption:
     def _can_replay(self, delivered: Delivered) -> bool:
         """Whether asking again must give the same text, and nothing went out that it could not be compared with."""
         comparable = delivered.textual and not self._wishes.ids and not self._asked.get("logprobs")
-        return comparable and _is_deterministic(self._asked) and delivered.last_type in (None, "content_block_delta")
+        return comparable and _is_deterministic(self._path, self._asked)
 
     def _replay(self, candidate: Candidate) -> Order:
         delivered = self._delivered
@@ -213,11 +215,14 @@ class Resumption:
         return None
 
 
-def _is_deterministic(asked: dict[str, Any]) -> bool:
-    """Whether a request asks for one answer that is the same every time."""
+def _is_deterministic(path: str, asked: dict[str, Any]) -> bool:
+    """Whether a request asks for one answer that is the same every time, and at every endpoint."""
+    if any(asked.get(name) for name in _KEPT_BY_ONE_SERVER):
+        return False
     if asked.get("n") not in (None, 1) or asked.get("best_of") not in (None, 1) or asked.get("logprobs"):
         return False
-    return asked.get("temperature") == 0 or asked.get("top_k") == 1 or asked.get("seed") is not None
+    seeded = asked.get("seed") is not None and shape_for(path) is not ANTHROPIC  # Messages have no seed
+    return asked.get("temperature") == 0 or asked.get("top_k") == 1 or seeded
 
 
 def _stops(asked: dict[str, Any]) -> list[str]:

@@ -161,10 +161,17 @@ ANTHROPIC = StreamShape(
     lambda document: document.get("type") not in ("message_start", "ping", "content_block_start"),
     lambda document: document.get("type") == "message_delta" and _stopped(document.get("delta")),
 )
+#: Events of a Responses stream that come before anything of the answer.
+_BEFORE_TEXT = frozenset(
+    {
+        *("response.created", "response.queued", "response.in_progress", "response.output_item.added"),
+        *("response.content_part.added", "response.reasoning_part.added", "response.reasoning_summary_part.added"),
+    }
+)
 RESPONSES = StreamShape(
     _members("response.completed", "response.incomplete", "response.failed"),
     b"",
-    lambda document: document.get("type") not in ("response.created", "response.in_progress"),
+    lambda document: document.get("type") not in _BEFORE_TEXT,
     _typed("response.completed", "response.incomplete"),
 )
 #: A stream of which we know nothing: any frame is content and a clean end is its end.

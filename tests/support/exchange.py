@@ -6,10 +6,12 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from email.utils import formatdate
 from http import HTTPStatus
+from typing import NoReturn
 
 from tests.support.faults import ENGINE_DEAD, Fault, FaultKind, error_body
 from tests.support.request_log import RequestLog, SeenRequest
-from tests.support.vllm_answers import DONE, Frame, Reply, StreamReply
+from tests.support.vllm_answers import Reply
+from tests.support.vllm_frames import Frame, StreamReply
 from tests.support.wire import Connection
 
 Pause = Callable[[float | None], Awaitable[None]]
@@ -19,7 +21,6 @@ _INFORMATIONAL = b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nlink
 
 
 _DEATH = Reply(error_body(ENGINE_DEAD, "InternalServerError", 500), 500)
-_DEATH_FRAME = b"data: " + _DEATH.body.replace(b'":', b'": ').replace(b",", b", ") + b"\n\n"
 
 
 class CutError(Exception):
@@ -57,6 +58,7 @@ class Exchange:
         self._first_token = first_token
         self._per_token = per_token
         self._streaming = False
+        self._last_words: bytes | None = None  # of the stream, should its engine die
         self._http10 = self._has(FaultKind.HTTP10) is not None
         if self._http10 or self._has(FaultKind.CONNECTION_CLOSE):
             self.keep_alive = False
@@ -125,7 +127,7 @@ class Exchange:
         if not self._http10:
             headers["transfer-encoding"] = "chunked"
         await self._head(200, headers)
-        self._streaming = True
+        self._streaming, self._last_words = True, reply.death
         try:
             await self._strike("head")
             await self._slow_first_token()
@@ -165,8 +167,10 @@ class Exchange:
             case FaultKind.END if self._streaming:
                 raise StreamEndedError
             case FaultKind.ENGINE_DEATH if self._streaming:
-                await self._chunk(_DEATH_FRAME)
-                await self._chunk(DONE)
+                if self._last_words is None:
+                    await self._cut()
+                for frame in self._last_words.split(b"\n\n")[:-1]:
+                    await self._chunk(frame + b"\n\n")
                 raise StreamEndedError
             case FaultKind.FRAME if self._streaming:
                 pad = b"x" * fault.pad + b"\n\n" if fault.pad else b""
@@ -219,7 +223,7 @@ class Exchange:
             await self._connection.write(data[start : start + split.size])
             await asyncio.sleep(0)  # a segment of its own
 
-    async def _cut(self) -> None:
+    async def _cut(self) -> NoReturn:
         self._end()
         self._connection.close()
         raise CutError

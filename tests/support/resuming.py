@@ -13,7 +13,7 @@ import orjson
 from backends.registry import dialect_for
 from gateway.relay.passage import DivergedError, Passage
 from gateway.relay.resume import Resumption
-from gateway.relay.sse import FrameScanner, shape_for
+from gateway.relay.sse import FrameScanner, document_of, shape_for, split
 from gateway.validation.body import parse_body
 from tests.support.counting_model import detokenize
 from tests.support.vllm_answers import Reply, StreamReply, VllmModel
@@ -76,7 +76,8 @@ class Stage:
             except DivergedError:
                 return out + UNRESUMED
             if passage.complete or self._is_finished(data[:cut], path):
-                return out if b"[DONE]" in out else out + passage.closing()
+                ended = any(terminal in out for terminal in shape_for(self.path).terminal)
+                return out if ended else out + passage.closing()
             if not resumption.broke(attempt, passage):
                 return out + UNRESUMED
             attempt = self._attempt("", b"")
@@ -98,19 +99,16 @@ class Stage:
 
     def _first_content(self, data: bytes) -> int:
         shape, end = shape_for(self.path), 0
-        for frame in data.split(b"\n\n"):
-            end += len(frame) + 2
-            if frame.startswith(b"data: {") and shape.has_content(orjson.loads(frame[6:])):
+        for frame in split(data):
+            end += len(frame)
+            if (document := document_of(frame)) is not None and shape.has_content(document):
                 break
         return min(end, len(data))
 
     @staticmethod
     def _is_finished(data: bytes, path: str) -> bool:
-        whole = FrameScanner().feed(data)
-        shape = shape_for(path)
-        return any(
-            frame.startswith(b"data: {") and shape.finished(orjson.loads(frame[6:])) for frame in whole.split(b"\n\n")
-        )
+        whole = split(FrameScanner().feed(data))
+        return any(document is not None and shape_for(path).finished(document) for document in map(document_of, whole))
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ import base64
 import json
 import struct
 import time
+import uuid
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -17,9 +18,10 @@ from typing import Any
 
 from tests.support.counting_model import Step, chat_prompt, detokenize, generate, tokenize
 from tests.support.faults import error_body
+from tests.support.vllm_frames import DONE, Frame, StreamReply
+from tests.support.vllm_typed import MESSAGES_DEATH, MessageShape, ResponseShape
 
 FINGERPRINT = "vllm-0.32.0-a84c2804"
-DONE = b"data: [DONE]\n\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,22 +33,6 @@ class Reply:
     content_type: str = "application/json"
     tokens: int = 0
     headers: Mapping[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class Frame:
-    """One server-sent event with the number of tokens in it."""
-
-    data: bytes
-    tokens: int = 0
-    finish: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class StreamReply:
-    """A stream of frames, `[DONE]` included."""
-
-    frames: Iterator[Frame]
 
 
 class BadRequestError(Exception):
@@ -122,10 +108,31 @@ class VllmModel:
             raise BadRequestError("only one prompt is supported here", "prompt")
         return self._generated(request, prompt, _Shape(f"cmpl-{request_id}", self.name, request, False), per_frame)
 
+    def _messages(self, request: dict[str, Any], request_id: str, per_frame: int) -> Reply | StreamReply:
+        messages = _required(request, "messages", list)
+        _required(request, "max_tokens", int)
+        asked = request | {"max_completion_tokens": request["max_tokens"], "stop": request.get("stop_sequences")}
+        system = [{"role": "system", "content": request["system"]}] if request.get("system") else []
+        shape = MessageShape(f"chatcmpl-{request_id}", self.name)
+        try:
+            return self._generated(asked, chat_prompt([*system, *messages]), shape, per_frame)
+        except BadRequestError as refused:
+            said = json.loads(refused.reply.body)["error"]
+            error = {"type": said["type"], "message": said["message"]}
+            return Reply(_dumps({"type": "error", "error": error}), refused.reply.status)
+
+    def _responses(self, request: dict[str, Any], request_id: str, per_frame: int) -> Reply | StreamReply:
+        given = _required(request, "input", (str, list))
+        messages = [{"role": "user", "content": given}] if isinstance(given, str) else given
+        asked = request | {"max_tokens": request.get("max_output_tokens")}
+        shape = ResponseShape(request, self.name, uuid.uuid4().hex)
+        return self._generated(asked, chat_prompt(messages), shape, per_frame)
+
     def _generated(
-        self, request: dict[str, Any], prompt: list[int], shape: _Shape, per_frame: int
+        self, request: dict[str, Any], prompt: list[int], shape: _Shape | MessageShape | ResponseShape, per_frame: int
     ) -> Reply | StreamReply:
-        budget = self._token_budget(request, prompt, default=None if shape.chat or "max_tokens" in request else 16)
+        short = isinstance(shape, _Shape) and not shape.chat and "max_tokens" not in request
+        budget = self._token_budget(request, prompt, default=16 if short else None)
         stop = request.get("stop") or []
         stops = [stop] if isinstance(stop, str) else stop
         steps = generate(
@@ -137,7 +144,10 @@ class VllmModel:
             min_tokens=int(request.get("min_tokens") or 0),
         )
         if request.get("stream"):
-            return StreamReply(shape.frames(prompt, steps, per_frame))
+            frames = shape.frames(prompt, steps, per_frame)
+            if isinstance(shape, ResponseShape):
+                return StreamReply(frames, death=None)
+            return StreamReply(frames, MESSAGES_DEATH) if isinstance(shape, MessageShape) else StreamReply(frames)
         made = list(steps)
         return _json(shape.whole(prompt, made), tokens=len(made))
 
@@ -194,6 +204,8 @@ class VllmModel:
 _HANDLERS = {
     "/v1/chat/completions": VllmModel._chat,
     "/v1/completions": VllmModel._completion,
+    "/v1/messages": VllmModel._messages,
+    "/v1/responses": VllmModel._responses,
     "/v1/embeddings": VllmModel._embeddings,
     "/v1/images/generations": VllmModel._images,
     "/v1/images/edits": VllmModel._images,
