@@ -50,6 +50,8 @@ UNREACHABLE = Verdict(ErrorKind.BACKEND_UNREACHABLE)
 BUSY = Verdict(ErrorKind.MODEL_OVERLOADED)
 TIMED_OUT = Verdict(ErrorKind.INFERENCE_TIMEOUT)
 UNKNOWN_MODEL = Verdict(ErrorKind.MODEL_NOT_FOUND)
+#: The request's fault or the server's: no evidence against the server, and another one is asked to find out.
+DOUBTFUL = Verdict(ErrorKind.INVALID_INPUT, elsewhere=Elsewhere.ONCE)
 #: Our own key: another endpoint's may be good, and this one is of no use until an operator has mended it.
 CREDENTIALS = Verdict(ErrorKind.GENERATION_FAILED, "backend_credentials_rejected")
 QUOTA = Verdict(ErrorKind.GENERATION_FAILED, "backend_quota_exhausted")
@@ -151,11 +153,13 @@ MODEL_UNKNOWN = rule(
     UNKNOWN_MODEL,
 )
 
-#: Words of a validator in a 500: the request is at fault, whatever the status says.
+#: Words of a 500 that may stand for a bad request. All that a validator says of the request, it says in these words;
+#: the name of an exception alone may as well be a fault of the server's code. A server that failed to validate what it
+#: was about to send says whose model it was.
 BAD_REQUEST_AS_500: tuple[Rule, ...] = (
+    rule(r"validation errors? for \w*(?:Response|Chunk|Event|Output)\b", FAILED),
     rule(
-        r"\b(?:ValueError|ValidationError|TemplateError|NotImplementedError|JSONDecodeError)\b|validation errors? for"
-        r"|\d{1,4} validation errors?|json\.exception\.(?:parse|type|out_of_range)_error"
+        r"validation errors? for|\d{1,4} validation errors?|json\.exception\.(?:parse|type|out_of_range)_error"
         r"|invalid (?:json|request body|value for)|unsupported param"
         r"|must be (?:a |an )?(?:non-negative|positive|strictly|at least|at most|between|in the range|one of|in \["
         r"|in \(|greater|less|string|array|object|integer|boolean)|(?:field|parameter) (?:is )?required"
@@ -163,6 +167,7 @@ BAD_REQUEST_AS_500: tuple[Rule, ...] = (
         r"|is not a multimodal model|only supports? \d+ image|at most \d+ images?|has not been enabled|invalid grammar",
         BAD_REQUEST,
     ),
+    rule(r"\b(?:ValueError|ValidationError|TemplateError|NotImplementedError|JSONDecodeError)\b", DOUBTFUL),
 )
 
 _BY_STATUS: Mapping[int, Verdict] = {

@@ -372,7 +372,7 @@ def book(services: Services, ctx: RequestContext, attempt: Attempt, failure: Fai
 
 
 #: Failures that say something of the request itself.
-_ABOUT_THE_REQUEST = (Elsewhere.NO, Elsewhere.LONGER_CONTEXT)
+_ABOUT_THE_REQUEST = (Elsewhere.NO, Elsewhere.LONGER_CONTEXT, Elsewhere.ONCE)
 #: Whose fault a waste is, where it is not the attempt's own.
 _CAUSES = {ErrorKind.CLIENT_DISCONNECTED: "disconnected", ErrorKind.DEADLINE_EXCEEDED: "deadline"}
 #: Said when no endpoint could even be asked.

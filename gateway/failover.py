@@ -19,7 +19,7 @@ from gateway.relay.stream import Heartbeat
 from gateway.runtime import Candidate, Route
 from gateway.services import Services
 from gateway.upstream.request import request_head
-from policies.outcome import Blame, Elsewhere, Failure
+from policies.outcome import Elsewhere, Failure
 
 #: Seconds for asking an endpoint for the text of token ids, which takes it a millisecond.
 _DETOKENIZE_TIMEOUT = 2.0
@@ -66,7 +66,7 @@ class Failover:
                 outcome = "no_endpoint"
             elif resumption is not None and failure.elsewhere is Elsewhere.YES:
                 self._attempts.plan.broke(broken.candidate, failure, monotonic())
-                if failure.blame is not Blame.NONE and resumption.broke(broken, passage):
+                if resumption.broke(broken, passage):
                     outcome, found = await self._elsewhere(resumption)
             return found
         finally:

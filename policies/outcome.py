@@ -53,6 +53,7 @@ class Elsewhere(Enum):
     YES = "yes"  # the same tier's other endpoints, then the next tiers
     LONGER_CONTEXT = "longer_context"  # only a tier whose context is longer
     NEXT_TIER = "next_tier"  # not this model's other endpoints: they would say the same
+    ONCE = "once"  # one more endpoint: whether the request or the server is at fault shows there
 
 
 _ENDPOINT_FAULT = (Elsewhere.YES, Blame.ENDPOINT)

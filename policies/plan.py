@@ -4,7 +4,8 @@ Rules: the first attempt, and the first in each further tier, is always granted;
 `attempts` and, unless it moves on from a failed endpoint to a sound one, needs a withdrawal from the retry budget,
 shared with hedges and resumes. An untried endpoint comes first and needs no wait; going back to a tried one waits for
 the backoff and its `Retry-After`. An endpoint that stayed silent is never asked again, a tier that was left never
-entered again. One that could not be reached comes after those that can. When nobody else is left and more of a tier are
+entered again. One that could not be reached comes after those that can. A failure that may be the request's own is
+tried at one more endpoint; a second one like it is the answer. When nobody else is left and more of a tier are
 ejected than may be, one of the ejected is asked.
 """
 
@@ -80,6 +81,7 @@ class AttemptPlan(Generic[T]):
         "_broken",
         "_charge",
         "_deadline",
+        "_doubts",
         "_ejected",
         "_failed_at",
         "_last",
@@ -135,6 +137,7 @@ class AttemptPlan(Generic[T]):
         self._attempts = 0
         self._returns = 0
         self._min_context = 0
+        self._doubts = 0
         self._last: Failure | None = None
         self.budget_exhausted = False
 
@@ -250,6 +253,7 @@ class AttemptPlan(Generic[T]):
         """Records how an attempt failed."""
         self._last = failure
         self._failed_at = now
+        self._doubts += failure.elsewhere is Elsewhere.ONCE
         if failure.kind in _SILENT and target not in self._silent:
             self._silent.append(target)
         if failure.elsewhere is Elsewhere.LONGER_CONTEXT:
@@ -260,7 +264,7 @@ class AttemptPlan(Generic[T]):
     # -- who may be asked ----------------------------------------------------------------------------------------------
 
     def _may_go_on(self) -> bool:
-        return self._last is None or self._last.elsewhere is not Elsewhere.NO
+        return self._last is None or (self._last.elsewhere is not Elsewhere.NO and self._doubts <= 1)
 
     def _open(self, targets: Sequence[T]) -> list[T]:
         """Those of a tier's targets that this request may go to."""
@@ -278,8 +282,10 @@ class AttemptPlan(Generic[T]):
         if last is not None and last.elsewhere in (Elsewhere.NEXT_TIER, Elsewhere.LONGER_CONTEXT):
             return None
         fresh = [target for target in open_ if target not in self._tried]
-        retryable = last is None or last.kind in self._on or (bool(fresh) and last.kind in _ALWAYS_ELSEWHERE)
-        if not retryable or self._attempts >= self._max_attempts:
+        doubtful = last is not None and last.elsewhere is Elsewhere.ONCE
+        always = last is not None and (doubtful or last.kind in _ALWAYS_ELSEWHERE)
+        retryable = last is None or last.kind in self._on or (bool(fresh) and always)
+        if not retryable or self._attempts >= self._max_attempts or (doubtful and not fresh):
             return None
         return (fresh, "retry") if fresh else (open_, "retry_same")
 

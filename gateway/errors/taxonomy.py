@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from gateway.errors.kinds import CODE_MESSAGES, KINDS, RANKING
-from policies.outcome import ErrorKind, Failure
+from policies.outcome import Elsewhere, ErrorKind, Failure
 
 #: Limits on what an error carries, so that no answer grows with the number of attempts or of models.
 MAX_ATTEMPTS_SHOWN = 16
@@ -122,7 +122,8 @@ class GatewayError(Exception):
 
         The wait advised is the shortest that any backend stated. Raises ValueError if there are no attempts.
         """
-        telling = min(attempts, key=_telling)
+        doubted = sum(attempt.failure.elsewhere is Elsewhere.ONCE for attempt in attempts) == 1
+        telling = min(attempts, key=lambda attempt: _telling(attempt, doubted=doubted))
         stated = [a.failure.retry_after for a in attempts if a.failure.retry_after is not None]
         return cls.from_failure(telling.failure, attempts=attempts, retry_after=min(stated) if stated else None)
 
@@ -173,15 +174,16 @@ def did_you_mean(name: str, known: Iterable[str]) -> str | None:
     return by_lower[close[0]] if close else None
 
 
-def _telling(attempt: FailedAttempt) -> tuple[bool, bool, int]:
+def _telling(attempt: FailedAttempt, *, doubted: bool) -> tuple[bool, bool, int]:
     """Sort key, most telling first.
 
-    Two things come after every other kind: a cause that only the operator can mend, and a fallback model's refusal,
-    as the request may be right for the model that was asked for.
+    Three things come after every other kind: a cause that only the operator can mend, a fallback model's refusal,
+    as the request may be right for the model that was asked for, and a refusal in doubt that no second one confirms.
     """
     failure = attempt.failure
+    unsure = doubted and failure.elsewhere is Elsewhere.ONCE
     about_fallback_only = attempt.fallback and failure.kind in _REQUEST_FAULTS
-    return about_fallback_only, failure.code in CODE_MESSAGES, _RANK[failure.kind]
+    return unsure or about_fallback_only, failure.code in CODE_MESSAGES, _RANK[failure.kind]
 
 
 def _trail_entry(attempt: FailedAttempt) -> dict[str, Any]:

@@ -123,4 +123,6 @@ class ResponseNames:
         if not isinstance(output, list):
             return output
         named = enumerate(output)
-        return [item | {"id": self.items[n]} if n in self.items and isinstance(item, dict) else item for n, item in named]
+        return [
+            item | {"id": self.items[n]} if n in self.items and isinstance(item, dict) else item for n, item in named
+        ]

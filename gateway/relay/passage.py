@@ -151,9 +151,7 @@ class Replayed:
         self.delivered = delivered
         self._behind: dict[Slot, str] = {slot: text for slot, text in delivered.texts.items() if text}
         self._marks: deque[Mark] = deque(delivered.marks)
-        self._fresh = Delivered(
-            delivered.path, head=delivered.head, aligned=delivered.aligned, names=delivered.names
-        )
+        self._fresh = Delivered(delivered.path, head=delivered.head, aligned=delivered.aligned, names=delivered.names)
         self._shape = shape
         self._strip = strip
         self._wishes = wishes

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import monotonic
 
 from backends.dialect import Dialect, Usage
@@ -22,7 +22,7 @@ from gateway.relay.sse import (
     split,
 )
 from gateway.upstream.connection import Break, UpstreamHead
-from policies.outcome import Blame, ErrorKind, Failure
+from policies.outcome import Blame, Elsewhere, ErrorKind, Failure
 
 KEEPALIVE = b": keepalive\n\n"
 #: Last pieces kept, for the usage and the finish reason that stand in them.
@@ -143,7 +143,9 @@ class StreamRelay:
             out = passage.feed(frames)
         except DivergedError as diverged:
             evidence = f"the answer made again elsewhere is another: {diverged}"
-            self._break(Failure(ErrorKind.GENERATION_FAILED, evidence, status=200, blame=Blame.NONE))
+            self._break(
+                Failure(ErrorKind.GENERATION_FAILED, evidence, status=200, blame=Blame.NONE, elsewhere=Elsewhere.NO)
+            )
             return
         self._write(out)
         if passage.complete:
@@ -180,7 +182,7 @@ class StreamRelay:
         good = b""
         for frame in split(frames):
             if b'"error"' in frame and (failure := self._dialect.classify_frame(data_of(frame))):
-                return good, failure
+                return good, _after_content(failure)
             good += frame
         return frames, None
 
@@ -270,6 +272,13 @@ class StreamRelay:
         grace = self._last_data + GRACE if silent < GRACE else float("inf")
         wake = min(grace, self._last_data + timeouts.idle, self._last_write + timeouts.keepalive, timeouts.deadline)
         self._timer = self._loop.call_at(max(wake, now + 0.01), self._watch)
+
+
+def _after_content(failure: Failure) -> Failure:
+    """A request that was being answered was not refused: what might be its fault before is the server's failure now."""
+    if failure.elsewhere is not Elsewhere.ONCE:
+        return failure
+    return replace(failure, kind=ErrorKind.GENERATION_FAILED, details={}, elsewhere=Elsewhere.YES)
 
 
 class RawRelay:

@@ -15,7 +15,9 @@ from tests.support.vllm_frames import Frame
 
 #: A dead engine's error is no chunk of a chat, which is what the converter to Anthropic's events says of it.
 MESSAGES_DEATH = (
-    rb"event: error" + b"\n" + rb'data: {"type":"error","error":{"type":"internal_error","message":"2 validation errors '
+    rb"event: error"
+    + b"\n"
+    + rb'data: {"type":"error","error":{"type":"internal_error","message":"2 validation errors '
     rb"for ChatCompletionStreamResponse\nmodel\n  Field required [type=missing, input_value={'error': {'message': "
     rb"'En...am': None, 'code': 500}}, input_type=dict]\n    For further information visit "
     rb"https://errors.pydantic.dev/2.14/v/missing\nchoices\n  Field required [type=missing, input_value={'error': "
@@ -88,7 +90,8 @@ class ResponseShape:
 
         def event(kind: str, members: dict[str, Any], tokens: int = 0, *, finish: bool = False) -> Frame:
             nonlocal number
-            document = members | {"sequence_number": number, "type": kind}
+            text = {"text": members.pop("text")} if "text" in members else {}  # members go by the order of declaration
+            document = members | {"sequence_number": number} | text | {"type": kind}
             number += 1
             return _event(document, tokens, finish=finish)
 
@@ -130,7 +133,7 @@ class ResponseShape:
             "object": "response",
             "output": [item] if item is not None else [],
             "parallel_tool_calls": True,
-            "temperature": self.request.get("temperature", 1.0),
+            "temperature": float(self.request.get("temperature", 1.0)),
             "tool_choice": "none",
             "tools": [],
             "top_p": 1.0,

@@ -212,6 +212,20 @@ ROWS = [
         {"blame": Blame.NONE},
     ),
     (
+        "0.32 an exception's name alone in a 500",
+        500,
+        error("ValueError: too many values to unpack (expected 2)", "InternalServerError", code=500),
+        K.INVALID_INPUT,
+        {"blame": Blame.NONE, "elsewhere": Elsewhere.ONCE},
+    ),
+    (
+        "0.32 its own answer is not valid",
+        500,
+        error("2 validation errors for ChatCompletionStreamResponse\nmodel\n  Field required", "internal_error"),
+        K.GENERATION_FAILED,
+        {"blame": Blame.ENDPOINT, "elsewhere": Elsewhere.YES},
+    ),
+    (
         "0.7 template error as a 500",
         500,
         error(

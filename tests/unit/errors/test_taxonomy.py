@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from gateway.errors.kinds import CODE_MESSAGES, KINDS, RANKING
 from gateway.errors.taxonomy import MAX_ATTEMPTS_SHOWN, FailedAttempt, GatewayError, did_you_mean
-from policies.outcome import ErrorKind, Failure
+from policies.outcome import Elsewhere, ErrorKind, Failure
 
 K = ErrorKind
 
@@ -268,3 +268,12 @@ def test_method_not_allowed_says_what_is():
 
 def test_an_unknown_path_is_a_404():
     assert (GatewayError.unknown_path().status, GatewayError.unknown_path().code) == (404, "unknown_path")
+
+
+@pytest.mark.parametrize(("doubts", "reported"), [(1, K.BACKEND_UNREACHABLE), (2, K.INVALID_INPUT)])
+def test_a_refusal_in_doubt_is_believed_when_a_second_one_confirms_it(doubts: int, reported: ErrorKind) -> None:
+    refused = Failure(K.INVALID_INPUT, elsewhere=Elsewhere.ONCE)
+    attempts = [FailedAttempt(f"b{n}", refused, 1.0) for n in range(doubts)]
+    assert GatewayError.from_failures(attempts).kind is K.INVALID_INPUT
+    attempts.append(FailedAttempt("away", Failure(K.BACKEND_UNREACHABLE), 1.0))
+    assert GatewayError.from_failures(attempts).kind is reported

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policies.outcome import ErrorKind, Failure
+from policies.outcome import Blame, Elsewhere, ErrorKind, Failure
 from policies.plan import AttemptPlan
 
 ON = frozenset(
@@ -422,3 +422,37 @@ def test_an_answer_that_broke_goes_on_at_one_ejected_beyond_what_may_be_when_nob
     choice = wanted.resume(1.0, lambda place: True)
     assert choice is not None
     assert (choice.target, choice.why) == (b, "last_resort")
+
+
+DOUBTFUL = Failure(ErrorKind.INVALID_INPUT, elsewhere=Elsewhere.ONCE, blame=Blame.NONE)
+
+
+def test_what_may_be_the_requests_fault_is_tried_at_one_more_endpoint() -> None:
+    a, b, c, d = Place("a"), Place("b"), Place("c"), Place("d")
+    budget = Budget()
+    p = plan([[a, b, c], [d]], attempts=5, budget=budget)
+    assert chosen(p) == (a, "primary")
+    p.failed(a, DOUBTFUL, 0.0)
+    assert chosen(p) == (b, "retry")
+    assert budget.taken == 1
+    p.failed(b, DOUBTFUL, 0.0)
+    assert p.next(0.0) is None
+
+
+def test_it_is_never_tried_again_at_the_same_endpoint_and_a_fallback_is_as_good_as_another() -> None:
+    a, b = Place("a"), Place("b")
+    alone = plan([[a]], attempts=5)
+    assert chosen(alone) == (a, "primary")
+    alone.failed(a, DOUBTFUL, 0.0)
+    assert alone.next(0.0) is None
+    p = plan([[a], [b]], attempts=5)
+    assert chosen(p) == (a, "primary")
+    p.failed(a, DOUBTFUL, 0.0)
+    assert chosen(p) == (b, "fallback")
+    p.failed(b, Failure(ErrorKind.BACKEND_UNREACHABLE), 0.0)
+    assert chosen(p) == (b, "retry_same")
+
+
+def chosen(p: AttemptPlan[Place]) -> tuple[Place, str] | None:
+    choice = p.next(0.0)
+    return (choice.target, choice.why) if choice is not None else None
