@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import openai
 import orjson
 import pytest
 from openai import AsyncOpenAI
@@ -85,8 +86,6 @@ async def test_a_messages_stream_that_cannot_go_on_ends_in_anthropics_error() ->
 
 
 async def test_openais_package_reads_a_resumed_response_and_raises_on_one_that_cannot_go_on() -> None:
-    import openai
-
     async with stack() as (gateway, (bad, good)):
         bad.inject("rst_mid_stream")
         async with AsyncOpenAI(base_url=gateway.url + "/v1", api_key="any", max_retries=0) as sdk:
@@ -96,10 +95,9 @@ async def test_openais_package_reads_a_resumed_response_and_raises_on_one_that_c
                 ) as stream:
                     assert (await stream.get_final_response()).output_text == count_text(1, 20)
             good.inject("rst_mid_stream")
+            stream = await sdk.responses.create(model="tiny", input="count", max_output_tokens=20, stream=True)
             with pytest.raises(openai.APIError):
-                stream = await sdk.responses.create(model="tiny", input="count", max_output_tokens=20, stream=True)
-                async for _ in stream:
-                    pass
+                [event async for event in stream]
 
 
 async def test_an_error_of_a_messages_stream_before_its_content_is_hidden() -> None:

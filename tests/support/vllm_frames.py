@@ -28,7 +28,7 @@ class Frame:
 
 @dataclass(frozen=True, slots=True)
 class StreamReply:
-    """A stream of frames, its end included. `death`: its last frames when the engine dies; None: the connection ends."""
+    """A stream of frames, its end included. `death`: its last ones when the engine dies; None: the connection ends."""
 
     frames: Iterator[Frame]
     death: bytes | None = CHUNKS_DEATH
