@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -29,6 +28,7 @@ BACKEND_DOWN = "SeawallBackendDown"
 CRASH_LOOP = "SeawallWorkerCrashLoop"
 CIRCUIT_OPEN = "SeawallCircuitOpen"
 RELOAD_REFUSED = "SeawallReloadRefused"
+STATE_NOT_SHARED = "SeawallStateNotShared"
 PAGES = frozenset({NO_BACKEND, ROUTE_DOWN, ERROR_BURN})
 
 #: Seconds that each kind has to hold before it is told.
@@ -43,6 +43,7 @@ HOLD = {
     CRASH_LOOP: 0.0,
     CIRCUIT_OPEN: 120.0,
     RELOAD_REFUSED: 30.0,
+    STATE_NOT_SHARED: 120.0,
 }
 #: Seconds over which shares of requests are taken, and the fewest requests that make a share.
 WINDOW = 300.0
@@ -78,7 +79,7 @@ class _Counts:
 
 
 class Conditions:
-    """Looks at one process. `others` add what parts of their own know (shared state that is away, say)."""
+    """Looks at one process."""
 
     def __init__(self, metrics: Metrics, errors: ErrorStats) -> None:
         self._metrics = metrics
@@ -86,7 +87,6 @@ class Conditions:
         self._counts: dict[str, deque[_Counts]] = {}
         self._up: dict[str, bool] = {}
         self._downs: dict[str, deque[float]] = {}
-        self.others: list[Callable[[], dict[Condition, str]]] = []
 
     def look(self, runtime: Runtime, now: float, wall: float) -> dict[Condition, str]:
         """What holds now, each with a line for people; `now` is loop time, `wall` seconds since the epoch."""
@@ -99,8 +99,8 @@ class Conditions:
             found[Condition(ERROR_SPIKE, spike["error_type"])] = f"{spike['error_type']}: {often}"
         if not self._metrics.last_reload_successful:
             found[Condition(RELOAD_REFUSED, "")] = "the changed configuration is not valid; the one before it goes on"
-        for other in self.others:
-            found |= other()
+        if self._metrics.state is not None and not self._metrics.state.up:
+            found[Condition(STATE_NOT_SHARED, "")] = "Redis cannot be reached; each replica goes by its own state"
         self._forget(runtime)
         return found
 

@@ -125,7 +125,7 @@ async def found(session: aiohttp.ClientSession, url: str) -> list[dict[str, Any]
         try:
             async with session.get(url) as response:
                 data = (await response.json())["data"]
-        except aiohttp.ClientConnectionError:
+        except (aiohttp.ClientConnectionError, aiohttp.ContentTypeError):  # not up yet, or still reading its log
             data = []
         result: list[dict[str, Any]] = data["result"] if isinstance(data, dict) else data
         if result:

@@ -18,6 +18,7 @@ from policies.alerts import Alert, Condition, Message
 from tests.support.fault_backend import FaultBackend
 from tests.support.gateway import RunningGateway, running_gateway
 from tests.support.processes import Process
+from tests.support.redis_server import RedisServer
 
 ROOT = Path(__file__).parents[2]
 SECRET = "wh00k-t0ken"
@@ -188,6 +189,22 @@ async def test_a_refused_reload_is_told_and_so_is_its_end(tmp_path: Path) -> Non
             path.write_text(good)
             assert gateway.gateway.reload() is True
             await webhook.wait_for("Over:\n")
+
+
+async def test_a_redis_that_goes_is_told_and_so_is_its_return() -> None:
+    async with Webhook() as webhook, FaultBackend() as backend:
+        with RedisServer() as redis:
+            port = redis.port
+            state = f"state: {{redis: '{redis.url}'}}"
+            async with running_gateway(config(webhook.target, backends=[backend], policy=state)) as gateway:
+                shared = gateway.gateway.metrics.state
+                assert shared is not None
+                await until(lambda: shared.up)
+                redis.kill()
+                await webhook.wait_for("Redis cannot be reached")
+                assert (await gateway.chat()).status == 200
+                with RedisServer(port):
+                    assert "Redis cannot be reached" in (await webhook.wait_for("Over:\n"))["message"]
 
 
 async def test_a_reload_changes_the_targets(tmp_path: Path) -> None:
