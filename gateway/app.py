@@ -7,7 +7,6 @@ import contextlib
 import random
 import signal
 import socket
-import ssl
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -43,6 +42,7 @@ from gateway.processes.sockets import bind, inherited
 from gateway.runtime import Runtime, build
 from gateway.services import Services
 from gateway.state.redis import SharedState, check_client
+from gateway.tls import TlsFiles, in_use, server_files
 
 #: Seconds between looks at the configuration file, and at connections to backends that nobody uses.
 WATCH_INTERVAL = 1.0
@@ -100,6 +100,7 @@ class Gateway:
         self._ops: web.Server | None = None
         self._watcher: asyncio.Task[None] | None = None
         self._hurry = asyncio.Event()
+        self._tls: TlsFiles | None = None
         self._shared: SharedState | None = None
         self._ending: set[asyncio.Task[None]] = set()
 
@@ -125,11 +126,9 @@ class Gateway:
         await asyncio.sleep(0)  # for what was found to be taken over
         self.admin.start()
         self.alerts.start()
-        tls = None
         if config.server.tls is not None:
-            tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-            tls.load_cert_chain(config.server.tls.cert, config.server.tls.key)
-        await self.server.listen(sock, tls)
+            self._tls = server_files(config.server.tls)
+        await self.server.listen(sock, None if self._tls is None else self._tls.context)
         self._watcher = self.loop.create_task(self._watch())
 
     async def stop(self, timeout: float | None = None, delay: float = 0.0) -> None:
@@ -273,12 +272,13 @@ class Gateway:
             self.metrics.route(route.name).degradation = route.degradation_level
 
     async def _watch(self) -> None:
-        """Reloads when the file changes; closes spare connections to backends."""
+        """Reloads when the file changes, and certificates when theirs do; closes spare connections to backends."""
         seen = self._modified()
         while True:
             await asyncio.sleep(WATCH_INTERVAL)
             now = monotonic()
             self.monitor.weigh(now)
+            self._renew_certificates()
             for endpoint in self.runtime.endpoints.values():
                 endpoint.pool.close_unused(now)
             modified = self._modified()
@@ -287,6 +287,15 @@ class Gateway:
             if modified is not None and modified != seen and watch:
                 seen = modified
                 self.reload()
+
+    def _renew_certificates(self) -> None:
+        for files in (*(() if self._tls is None else (self._tls,)), *in_use()):
+            try:
+                if files.renew():
+                    self.services.log.info("certificates_renewed", files=files.names)
+            except OSError as error:
+                reason = error.strerror or str(error)
+                self.services.log.error("certificates_refused", files=files.names, reason=reason)
 
     def _modified(self) -> tuple[int, int] | None:
         if self.path is None:

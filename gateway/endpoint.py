@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import ssl
 from collections import deque
 from collections.abc import Callable
 from enum import StrEnum
@@ -18,6 +17,7 @@ from gateway.config.schema import BackendConfig, CircuitBreakerPolicy, PolicyCon
 from gateway.discovery.addresses import Address
 from gateway.health.prober import ProbeResult, ProbeState, ProbeTarget
 from gateway.observe.metrics import EndpointMetrics
+from gateway.tls import backend_files
 from gateway.upstream.pool import Pool
 from gateway.upstream.request import passed_on
 from policies.breaker import BreakerSettings, CircuitBreaker, Permit, SlowCallSettings, State, Verdict
@@ -90,6 +90,7 @@ class Endpoint:
         "progress",
         "service",
         "state",
+        "tls",
         "transitions",
         "vitality",
         "waiting",
@@ -122,7 +123,8 @@ class Endpoint:
         self.own_headers = frozenset(name.lower().encode("ascii") for name in config.headers)
         #: Whether it gets other headers of the client than every endpoint does.
         self.particular = bool(self.own_headers) or config.forward_authorization
-        tls = tls_context(config) if url.scheme == "https" else None
+        self.tls = backend_files(config.tls) if url.scheme == "https" else None
+        tls = None if self.tls is None else self.tls.context
         self.probe_target = ProbeTarget(
             name,
             config.url if address is None else f"{url.scheme}://{address}{url.path}",
@@ -391,14 +393,3 @@ def _head_lines(host: str, config: BackendConfig) -> bytes:
     """The header lines that every request to the endpoint carries."""
     lines = {"host": host, "accept-encoding": "identity", **credentials(config)}
     return "".join(f"{name}: {value}\r\n" for name, value in lines.items()).encode("latin-1")
-
-
-def tls_context(config: BackendConfig) -> ssl.SSLContext:
-    """TLS towards an https backend. Raises OSError when a file cannot be read."""
-    context = ssl.create_default_context(cafile=config.tls.ca)
-    if not config.tls.verify:
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-    if config.tls.cert is not None:
-        context.load_cert_chain(config.tls.cert, config.tls.key)
-    return context

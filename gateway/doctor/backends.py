@@ -16,8 +16,9 @@ from backends.registry import dialect_for
 from gateway.config import Config
 from gateway.config.schema import BackendConfig
 from gateway.doctor.findings import Finding, advice, failure, ok, warning
-from gateway.endpoint import credentials, tls_context
+from gateway.endpoint import credentials
 from gateway.operator_client import printable
+from gateway.tls import backend_files
 
 _TIMEOUT = 5.0
 _MAX_BODY = 4 << 20
@@ -92,7 +93,7 @@ async def _one(session: aiohttp.ClientSession, config: Config, name: str) -> _As
     asked = _Asked(name)
     backend = config.backends[name]
     try:
-        tls = tls_context(backend) if backend.url.startswith("https") else None
+        tls = backend_files(backend.tls).context if backend.url.startswith("https") else None
         headers, server = credentials(backend), backend.tls.server_name
         path = backend.health.path or dialect_for(backend.kind).health_path
         health = await ask(session, backend.url + path, headers, tls=tls, server_name=server)

@@ -417,8 +417,11 @@ def _described(error: Exception, target: ProbeTarget) -> str:
             return f"no answer within {target.health.timeout:g} s"
         case aiohttp.ClientConnectorDNSError():
             return "its host name cannot be resolved"
-        case aiohttp.ClientConnectorCertificateError() | aiohttp.ClientSSLError():
-            return "no TLS connection (certificate or protocol)"
+        case aiohttp.ClientConnectorCertificateError():
+            reason = getattr(error.certificate_error, "verify_message", "") or "it cannot be verified"
+            return f"its certificate is refused: {reason.partition(' for ')[0].rstrip('.')}"  # then comes an address
+        case aiohttp.ClientSSLError():
+            return f"no TLS connection: {getattr(error.os_error, 'reason', None) or 'handshake failed'}".lower()[:200]
         case aiohttp.ClientConnectorError():
             number = error.os_error.errno  # its own text holds the address
             return f"cannot connect: {os.strerror(number).lower()}" if number else "cannot connect"

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
+import socket
 import ssl
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from time import monotonic
 
 import aiohttp
 import pytest
 import trustme
 
+from gateway.config.upstreams import BackendTls
+from gateway.tls import backend_files
 from tests.security.test_rogue_backends import ANSWER, says
 from tests.support.gateway import running_gateway
 from tests.support.raw_http import talk
 from tests.support.rogue import RogueBackend
+from tests.support.waiting import eventually
 
 
 @pytest.fixture(scope="module")
@@ -139,3 +146,131 @@ async def test_a_client_that_does_not_finish_its_handshake_is_closed(files: dict
         async with running_gateway(settings(backend.url, "{}", server)) as gateway:
             port = int(gateway.url.rpartition(":")[2])
             assert await talk(port, b"\x16\x03\x01", timeout=5) == []
+
+
+def write_pair(authority: trustme.CA, files: dict[str, str], cert: str, key: str, *names: str) -> bytes:
+    """Renews a certificate and its key in their files; the certificate in DER."""
+    renewed = authority.issue_cert(*names)
+    renewed.private_key_pem.write_to_path(files[key])
+    renewed.cert_chain_pems[0].write_to_path(files[cert])
+    return ssl.PEM_cert_to_DER_cert(renewed.cert_chain_pems[0].bytes().decode())
+
+
+def presented(url: str, files: dict[str, str]) -> bytes:
+    """The certificate that a listener shows to a new client, in DER."""
+    context = ssl.create_default_context(cafile=files["ca"])
+    host, port = url.removeprefix("http://").split(":")
+    with (
+        socket.create_connection((host, int(port)), 5) as plain,
+        context.wrap_socket(plain, server_hostname=host) as sock,
+    ):
+        found = sock.getpeercert(binary_form=True)
+    assert found is not None
+    return found
+
+
+async def test_a_renewed_certificate_is_shown_without_a_restart_and_no_connection_is_lost(
+    authority: trustme.CA, files: dict[str, str]
+) -> None:
+    async with RogueBackend() as backend:
+        backend.says = says()
+        server = f", tls: {{cert: '{files['cert']}', key: '{files['key']}'}}"
+        async with running_gateway(settings(backend.url, "{}", server)) as gateway:
+            old = await asyncio.to_thread(presented, gateway.url, files)
+            plain_url, gateway.url = gateway.url, gateway.url.replace("http://", "https://")
+            connector = aiohttp.TCPConnector(ssl=ssl.create_default_context(cafile=files["ca"]), limit=1)
+            plain = gateway.session
+            async with aiohttp.ClientSession(connector=connector) as gateway.session:
+                assert (await gateway.get("/livez")).status == 200
+                before = [*gateway.gateway.server._connections]
+                await asyncio.to_thread(Path(files["key"]).write_text, "half a renewal")
+                files_of = gateway.gateway._tls
+                assert files_of is not None
+                await eventually(lambda: files_of._seen == files_of._stamps())
+                assert await asyncio.to_thread(presented, plain_url, files) == old
+                new = write_pair(authority, files, "cert", "key", "127.0.0.1")
+                seen = [old]
+
+                async def shown() -> None:
+                    while seen[-1] == old:
+                        seen.append(await asyncio.to_thread(presented, plain_url, files))
+
+                await asyncio.wait_for(shown(), 10)
+                assert seen[-1] == new
+                assert (await gateway.chat()).body == ANSWER
+                assert [one for one in before if one.disconnected] == []
+            gateway.session = plain
+
+
+async def test_a_renewed_client_certificate_and_authority_are_used_without_a_restart(
+    authority: trustme.CA, files: dict[str, str]
+) -> None:
+    """The backend is of another authority than the files hold at first, and trusts only that other one's clients."""
+    other = trustme.CA()
+    there = {**files, "ca": files["ca"] + ".other", "cert": files["cert"] + ".other", "key": files["key"] + ".other"}
+    other.cert_pem.write_to_path(there["ca"])
+    write_pair(other, there, "cert", "key", "127.0.0.1")
+    async with RogueBackend(backend_tls(there, client_certificate=True)) as backend:
+        backend.says = says()
+        tls = f"{{ca: '{files['ca']}', cert: '{files['client_cert']}', key: '{files['client_key']}'}}"
+        async with running_gateway(settings(backend.url, tls)) as gateway:
+            assert (await gateway.chat()).status in (502, 503)
+            assert backend.asked == 0
+            write_pair(other, files, "client_cert", "client_key", "gateway@seawall")
+            other.cert_pem.write_to_path(files["ca"])
+
+            async def answered() -> None:
+                while (await gateway.chat()).status != 200:
+                    pass
+
+            await asyncio.wait_for(answered(), 15)
+
+
+PAST, SOON, FUTURE = (datetime(year, 1, 1, tzinfo=UTC) for year in (2020, 2021, 2127))
+#: What the backend presents (its names, from when and until when, whether signed by itself), and what operators read.
+AMISS: dict[str, tuple[str, datetime, datetime, bool, str]] = {
+    "expired": ("127.0.0.1", PAST, SOON, False, "certificate has expired"),
+    "of the future": ("127.0.0.1", FUTURE, FUTURE + timedelta(1), False, "certificate is not yet valid"),
+    "for another host": ("other.internal", PAST, FUTURE, False, "IP address mismatch, certificate is not valid"),
+    "self-signed": ("127.0.0.1", PAST, FUTURE, True, "self-signed certificate"),
+}
+
+
+@pytest.mark.parametrize("case", AMISS)
+async def test_operators_are_told_what_is_wrong_with_a_backends_certificate_and_clients_are_not(
+    authority: trustme.CA, files: dict[str, str], case: str
+) -> None:
+    name, begins, ends, alone, told = AMISS[case]
+    signer = trustme.CA() if alone else authority
+    shown = signer if alone else authority.issue_cert(name, not_before=begins, not_after=ends)
+    (signer.cert_pem if isinstance(shown, trustme.CA) else shown.cert_chain_pems[0]).write_to_path(files["cert"])
+    shown.private_key_pem.write_to_path(files["key"])
+    async with RogueBackend(backend_tls(files)) as backend:
+        backend.says = says()
+        async with running_gateway(settings(backend.url, f"{{ca: '{files['ca']}'}}")) as gateway:
+            answer = await gateway.chat()
+            assert answer.status in (502, 503)
+            assert backend.asked == 0
+            assert "certificate" not in answer.body.decode()
+            endpoint = gateway.gateway.runtime.endpoints["b0"]
+            await eventually(lambda: endpoint.message)
+            for path in ("/status", "/health"):
+                assert f"its certificate is refused: {told}" in (await gateway.get(path)).body.decode()
+            assert "127.0.0.1" not in endpoint.message
+
+
+async def test_a_backend_that_does_not_finish_its_handshake_is_given_up_in_time(files: dict[str, str]) -> None:
+    async with RogueBackend() as backend:  # it speaks no TLS, and waits for a request that never comes
+        url = backend.url.replace("http://", "https://")
+        text = settings(url, f"{{ca: '{files['ca']}'}}").replace("connect: 2s", "connect: 200ms")
+        async with running_gateway(text) as gateway:
+            started = monotonic()
+            assert (await gateway.chat()).status in (502, 503)
+            assert monotonic() - started < 4
+
+
+def test_endpoints_with_the_same_settings_share_one_context(files: dict[str, str]) -> None:
+    tls = BackendTls(ca=files["ca"])
+    first = backend_files(tls)
+    assert backend_files(BackendTls(ca=files["ca"])) is first
+    assert backend_files(BackendTls(ca=files["ca"], verify=False)) is not first
