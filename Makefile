@@ -55,7 +55,7 @@ fuzz: $(VENV)/.installed-dev ## all parsers under coverage-guided fuzzing, a min
 constraints: $(VENV)/.installed-dev ## pin every dependency anew
 	@$(BIN)/pip install -q pip-tools
 	@$(BIN)/pip-compile -q --upgrade --strip-extras --no-annotate --no-header --no-emit-index-url --no-emit-find-links \
-		--extra embedded --extra diffusers --extra redis --extra discovery --extra gpu --extra otel --extra alerts --extra dev -o constraints.txt pyproject.toml
+		--extra embedded --extra transformers --extra diffusers --extra redis --extra discovery --extra gpu --extra otel --extra alerts --extra dev -o constraints.txt pyproject.toml
 	@sed -i 's/+cpu//' constraints.txt
 
 docs: $(VENV)/bin/python ## the documentation as a site, in build/site

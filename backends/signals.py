@@ -12,7 +12,8 @@ class LoadSignals:
     """Requests that run and that wait, share of the KV cache in use (0 to 1), tokens generated since its start.
 
     None where the server doesn't say. Summed over a server's engines; of the KV cache the fullest. `asleep`: vLLM's
-    sleep mode, in which a model's memory is given back and no request may come.
+    sleep mode, in which a model's memory is given back and no request may come. `gpu_memory`: share of its fullest
+    device's memory in use (0 to 1); `gpu_unhealthy`: one of its devices failed or is nearly out of memory.
     """
 
     running: float | None = None
@@ -20,6 +21,8 @@ class LoadSignals:
     kv_cache: float | None = None
     generation_tokens: float | None = None
     asleep: bool = False
+    gpu_memory: float | None = None
+    gpu_unhealthy: bool = False
 
 
 # Names by server: vLLM (the older one of the KV cache too), SGLang, llama.cpp, TGI, our image worker.
@@ -48,6 +51,8 @@ _TOKENS = (
     b"sglang:generation_tokens_total",
     b"llamacpp:tokens_predicted_total",
 )
+_GPU_USED, _GPU_TOTAL = (b"seawall_gpu_memory_used_bytes",), (b"seawall_gpu_memory_total_bytes",)
+_GPU_HEALTHY = (b"seawall_gpu_healthy",)
 _AWAKE = re.compile(rb'\nvllm:engine_sleep_state\{[^}\n]*sleep_state="awake"[^}\n]*\} 0(?:\.0*)?\s')
 
 
@@ -60,14 +65,18 @@ def parse_signals(text: bytes) -> LoadSignals | None:
     running, waiting, tokens = (_values(text, names) for names in (_RUNNING, _WAITING, _TOKENS))
     kv_cache = _values(text, _KV_CACHE)
     asleep = _AWAKE.search(text) is not None
-    if not (running or waiting or kv_cache or tokens or asleep):
+    gpu_used, gpu_total = _values(text, _GPU_USED), _values(text, _GPU_TOTAL)
+    if not (running or waiting or kv_cache or tokens or asleep or gpu_total):
         return None
+    shares = [used / total for used, total in zip(gpu_used, gpu_total, strict=False) if total]
     return LoadSignals(
         running=sum(running) if running else None,
         waiting=sum(waiting) if waiting else None,
         kv_cache=min(1.0, max(kv_cache)) if kv_cache else None,
         generation_tokens=sum(tokens) if tokens else None,
         asleep=asleep,
+        gpu_memory=min(1.0, max(shares)) if shares else None,
+        gpu_unhealthy=0.0 in _values(text, _GPU_HEALTHY),
     )
 
 

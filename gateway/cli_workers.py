@@ -25,7 +25,7 @@ StatusOption = Annotated[
 LingerOption = Annotated[
     float, typer.Option(min=0, help="Seconds to answer model_loading_failed after giving up, before the exit with 1.")
 ]
-
+ReadyOption = Annotated[float, typer.Option(min=1, help="Seconds that loading may take.")]
 FailuresOption = Annotated[
     int, typer.Option("--max-failures", min=0, help="Failures in a row that are forgiven before it is given up.")
 ]
@@ -46,6 +46,23 @@ def worker_embedded(
     _supervise(
         _module("embedded", model, arguments, host, port, has_tokens=True), host, status_port, max_failures, linger
     )
+
+
+@worker.command("text", context_settings=_PASS_ON)
+def worker_text(
+    context: typer.Context,
+    model: Annotated[Path, typer.Option(help="The folder of a transformers causal language model.")],
+    host: HostOption = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535)] = 9001,
+    ready_timeout: ReadyOption = 1800.0,
+    status_port: StatusOption = None,
+    max_failures: FailuresOption = 5,
+    linger: LingerOption = 60.0,
+) -> None:
+    """A transformers model behind vLLM's HTTP interface. Flags after `--` go to it; `-- --help` lists them."""
+    arguments = ["text", "--model", str(model.expanduser().resolve()), *context.args]
+    spec = _module("embedded", model.resolve().name, arguments, host, port, has_tokens=True)
+    _supervise(replace(spec, ready_timeout=ready_timeout), host, status_port, max_failures, linger)
 
 
 @worker.command("diffusers", context_settings=_PASS_ON)
@@ -80,7 +97,7 @@ def worker_vllm(
     ] = None,
     sleep: Annotated[bool, typer.Option("--sleep", help="Open vLLM's POST /sleep and /wake_up on its port.")] = False,
     drain: Annotated[float, typer.Option(min=0, help="Seconds for running requests to end after SIGTERM.")] = 30.0,
-    ready_timeout: Annotated[float, typer.Option(min=1, help="Seconds that loading may take.")] = 1800.0,
+    ready_timeout: ReadyOption = 1800.0,
     liveness_timeout: Annotated[
         float, typer.Option(min=0, help="Seconds without a token from anyone that mean a hung engine; 0: never.")
     ] = 60.0,

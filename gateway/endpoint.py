@@ -56,7 +56,8 @@ class Endpoint:
     `in_flight` counts attempts, those that wait out a pause before they start among them; `limiter` says how many there
     may be. `weight` is its present share of traffic. `away_until` (loop time) is how long it asked to be left alone.
     `healthy` is the active probes' view, true until they say otherwise, `service` the operators'; `in_service` is both.
-    `waiting` and `kv_cache` (0 to 1) are its own gauges, when scraped. `waiting_rooms` hear when an attempt is over,
+    `waiting`, `kv_cache` and `gpu_memory` (0 to 1) are its own gauges, when scraped, and so is `strained`: a GPU of its
+    is nearly out of memory or broken, and others are asked first. `waiting_rooms` hear when an attempt is over,
     `on_missed` when it could not be reached. `context_length` is in tokens, as configured or as the server says; None
     when neither does. `transitions` are the latest changes of its circuit: loop time and the state that it came to.
     """
@@ -72,6 +73,7 @@ class Endpoint:
         "config",
         "context_length",
         "dialect",
+        "gpu_memory",
         "head_lines",
         "healthy",
         "in_flight",
@@ -90,6 +92,7 @@ class Endpoint:
         "progress",
         "service",
         "state",
+        "strained",
         "tls",
         "transitions",
         "vitality",
@@ -160,6 +163,8 @@ class Endpoint:
         self.last_lines: tuple[str, ...] = ()
         self.waiting = 0.0
         self.kv_cache = 0.0
+        self.gpu_memory: float | None = None
+        self.strained = False
 
     # -- choosing ------------------------------------------------------------------------------------------------------
 
@@ -285,6 +290,7 @@ class Endpoint:
         if load is not None:
             self.waiting = load.waiting or 0.0
             self.kv_cache = load.kv_cache or 0.0
+            self.gpu_memory, self.strained = load.gpu_memory, load.gpu_unhealthy
             if load.generation_tokens is not None and self.progress.sample(
                 load.running or 0.0, load.generation_tokens, now
             ):
@@ -351,6 +357,8 @@ class Endpoint:
             "connections": self.pool.open,
             "waiting": self.waiting,
             "kv_cache": self.kv_cache,
+            "gpu_memory": self.gpu_memory,
+            "strained": self.strained,
             "weight": self.weight,
         }
 

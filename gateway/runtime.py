@@ -83,6 +83,9 @@ class Candidate:
     def doubtful(self) -> bool:
         return self.endpoint.vitality.doubtful
 
+    def avoided(self) -> bool:
+        return self.endpoint.strained or self.endpoint.vitality.doubtful
+
     def sound(self) -> bool:
         return self.endpoint.breaker.sound and not self.endpoint.vitality.doubtful
 

@@ -53,6 +53,9 @@ class Target(Protocol):
     def doubtful(self) -> bool:
         """Whether it could not be reached the last time."""
 
+    def avoided(self) -> bool:
+        """Whether others are to be asked first: it is doubtful, or its devices are unwell."""
+
     def sound(self) -> bool:
         """Whether nothing speaks against it: its circuit is closed, its last answer was good."""
 
@@ -349,7 +352,7 @@ class AttemptPlan(Generic[T]):
         present = [target for target in targets if target.away_until() <= now]
         if present:
             if len(present) > 1:
-                present = [target for target in present if not target.doubtful()] or present
+                present = [target for target in present if not target.avoided()] or present
             return Choice(self._pick(present, now), delay, why) if now + delay < self._deadline else None
         soonest = min(targets, key=lambda target: target.away_until())
         delay = max(delay, soonest.away_until() - now)

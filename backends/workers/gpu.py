@@ -23,7 +23,7 @@ class Gpu:
     """One device. Memory in bytes, `utilisation` 0 to 1, `temperature` in degrees Celsius; None where nothing says.
 
     `ecc_errors`: memory errors since the driver was loaded that could not be corrected. `xid`: the last error of the
-    driver that was the device's own.
+    driver that was the device's own. `uuid` as NVIDIA's tools write it, `GPU-…`.
     """
 
     index: int
@@ -34,18 +34,26 @@ class Gpu:
     temperature: int | None = None
     ecc_errors: int | None = None
     xid: int | None = None
+    uuid: str | None = None
 
     @property
     def memory_share(self) -> float:
         return self.memory_used / self.memory_total if self.memory_total else 0.0
 
     @property
-    def trouble(self) -> str | None:
-        """What makes it unhealthy, or None."""
+    def fault(self) -> str | None:
+        """What makes it unfit for any work until it is reset, or None."""
         if self.xid is not None:
             return f"Xid {self.xid}: the device failed; reset or replace it"
         if self.ecc_errors:
             return f"{self.ecc_errors} uncorrected memory errors: reset the device"
+        return None
+
+    @property
+    def trouble(self) -> str | None:
+        """What makes it unhealthy, or None."""
+        if self.fault is not None:
+            return self.fault
         if self.memory_share > MEMORY_FULL:
             return f"{self.memory_share:.0%} of its memory in use"
         return None
@@ -144,7 +152,15 @@ class NvmlSource:
                 )
             ),
             self._xids.get(index),
+            self._uuid(handle),
         )
+
+    def _uuid(self, handle: Any) -> str | None:
+        try:
+            said = self._nvml.nvmlDeviceGetUUID(handle)
+        except self._nvml.NVMLError:
+            return None
+        return said if isinstance(said, str) else str(said.decode())
 
     def _told(self, ask: Callable[[], int]) -> int | None:
         try:

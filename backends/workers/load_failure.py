@@ -114,7 +114,7 @@ _SIGNS: tuple[tuple[Cause, re.Pattern[str]], ...] = (
             r"SafetensorError", r"HeaderTooLarge", r"InvalidHeader", r"incomplete metadata", r"size mismatch for",
             r"loading state_dict", r"do(?:es)? not fit its config", r"invalid load key", r"PytorchStreamReader failed",
             r"UnpicklingError", r"weights were not initialized from checkpoint", r"Attempted to load weight",
-            r"exceeds dimension size", r"There is no module or parameter named",
+            r"exceeds dimension size", r"ignore_mismatched_sizes", r"There is no module or parameter named",
             r"not a valid JSON file", r"JSONDecodeError",
             r"shape .{0,80} (?:is invalid for input|does not match|mismatch)", r"loaded weight .{0,80} shape",
         ),
@@ -123,7 +123,8 @@ _SIGNS: tuple[tuple[Cause, re.Pattern[str]], ...] = (
         Cause.UNSUPPORTED,
         _any(
             r"Model architectures? .{0,200} (?:is|are) not supported", r"does not recognize this architecture",
-            r"Unrecognized model in", r"Unknown quantization method", r"head_?(?:dim|size).{0,60}not supported",
+            r"Unrecognized model in", r"Unknown quantization method",
+            r"\w+ is not supported: ", r"head_?(?:dim|size).{0,60}not supported",
         ),
     ),
     (

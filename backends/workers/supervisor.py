@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import random as random_module
 import signal
 import sys
@@ -16,6 +17,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from types import TracebackType
 from typing import Self
 
+from backends.workers.gpu_watch import GpuWatch, visible
 from backends.workers.supervisor_http import status_server
 from backends.workers.supervisor_policy import RestartSettings
 from backends.workers.supervisor_probes import Probe
@@ -158,7 +160,7 @@ async def _supervise(
     supervisor = Supervisor(specs, on_line=on_line, on_change=on_change)
     async with contextlib.AsyncExitStack() as stack:
         if status is not None:
-            await stack.enter_async_context(status_server(*status, supervisor.snapshot))
+            await stack.enter_async_context(status_server(*status, supervisor.snapshot, _watch(specs)))
         await stack.enter_async_context(supervisor)
         await _until_stopped_or_lost(supervisor, stopped, linger)
         stopped.set()
@@ -168,6 +170,12 @@ async def _supervise(
         snapshots = supervisor.snapshot()
     if _all_failed(snapshots):
         raise WorkerFailedError(snapshots[0])
+
+
+def _watch(specs: Sequence[WorkerSpec]) -> GpuWatch:
+    """The devices that any of the workers may use."""
+    shown = [visible(spec.env.get("CUDA_VISIBLE_DEVICES", os.environ.get("CUDA_VISIBLE_DEVICES"))) for spec in specs]
+    return GpuWatch(selects=lambda gpu: any(selects(gpu) for selects in shown))
 
 
 async def _until_stopped_or_lost(supervisor: Supervisor, stopped: asyncio.Event, linger: float) -> None:

@@ -1,4 +1,4 @@
-"""The supervisor's own HTTP: `/status`, `/metrics` and `/health` of its workers."""
+"""The supervisor's own HTTP: `/status`, `/metrics` and `/health` of its workers and their GPUs."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from contextlib import asynccontextmanager
 import orjson
 from aiohttp import web
 
+from backends.workers.gpu_watch import GpuWatch
+from backends.workers.health_answer import health_answer
 from backends.workers.supervisor_report import RETRY_AFTER, answer_in_place, as_json, exposition
 from backends.workers.supervisor_state import WorkerSnapshot, WorkerState
 from policies.outcome import ErrorKind
@@ -28,18 +30,24 @@ def answer_for_one(path: str, worker: WorkerSnapshot) -> web.Response:
 
 
 @asynccontextmanager
-async def status_server(host: str, port: int, snapshot: Callable[[], Sequence[WorkerSnapshot]]) -> AsyncIterator[None]:
-    """Serves what is known of all workers while the context lasts. Raises OSError if the port is taken."""
+async def status_server(
+    host: str, port: int, snapshot: Callable[[], Sequence[WorkerSnapshot]], gpus: GpuWatch
+) -> AsyncIterator[None]:
+    """Serves what is known of all workers and their `gpus` while the context lasts.
+
+    Raises OSError if the port is taken.
+    """
 
     async def status(request: web.Request) -> web.Response:
-        return _json({"workers": [as_json(worker) for worker in snapshot()]})
+        devices = await gpus.report()
+        return _json({"workers": [as_json(worker) for worker in snapshot()], **devices.as_json()})
 
     async def metrics(request: web.Request) -> web.Response:
-        return _metrics(snapshot())
+        return _metrics(snapshot(), (await gpus.report()).exposition())
 
     async def health(request: web.Request) -> web.Response:
         down = [worker for worker in snapshot() if worker.state is not WorkerState.READY]
-        return _json(answer_in_place(down[0]), 503) if down else _json({"status": "ok"})
+        return _json(answer_in_place(down[0]), 503) if down else health_answer(await gpus.report())
 
     app = web.Application()
     app.add_routes([web.get("/status", status), web.get("/metrics", metrics), web.get("/health", health)])
@@ -52,9 +60,9 @@ async def status_server(host: str, port: int, snapshot: Callable[[], Sequence[Wo
         await runner.cleanup()
 
 
-def _metrics(workers: Sequence[WorkerSnapshot]) -> web.Response:
+def _metrics(workers: Sequence[WorkerSnapshot], more: str = "") -> web.Response:
     headers = {"Content-Type": "text/plain; version=0.0.4; charset=utf-8"}
-    return web.Response(body=exposition(workers).encode(), headers=headers)
+    return web.Response(body=(exposition(workers) + more).encode(), headers=headers)
 
 
 def _json(value: object, status: int = 200) -> web.Response:

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from backends.texts import evidence
+from backends.workers.labels import escaped
 from backends.workers.load_failure import Cause
 from backends.workers.supervisor_state import WorkerSnapshot, WorkerState
 from policies.outcome import ErrorKind
@@ -95,7 +96,7 @@ def exposition(workers: Iterable[WorkerSnapshot]) -> str:
     for name, (kind, meaning) in FAMILIES.items():
         lines += [f"# HELP {name} {meaning}", f"# TYPE {name} {kind}"]
         for worker in every:
-            label = f'worker="{_escaped(worker.name)}"'
+            label = f'worker="{escaped(worker.name)}"'
             lines += [f"{name}{{{label}{more}}} {float(value)}" for more, value in _samples(name, worker, now)]
     return "\n".join(lines) + "\n"
 
@@ -120,7 +121,3 @@ def _samples(name: str, worker: WorkerSnapshot, now: float) -> list[tuple[str, f
 
 def _rounded(seconds: float | None) -> float | None:
     return None if seconds is None else round(seconds, 3)
-
-
-def _escaped(value: str) -> str:
-    return value.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")

@@ -276,9 +276,10 @@ class DegradePolicy(Section):
 
     signal: tuple[Signal, ...] = Field(
         ("gpu", "kv_cache", "queue", "cpu", "memory"),
-        description="What is watched; the highest counts. kv_cache and queue are the servers' own; gpu (memory), cpu "
-        "and memory are those of the machine that Seawall runs on, for servers that share it. gpu says nothing of vllm "
-        "and sglang, which reserve it. An empty list turns degradation off.",
+        description="What is watched; the highest counts. kv_cache and queue are the servers' own, and so is "
+        "gpu (memory) where a worker of Seawall tells it. Else gpu, and always cpu and memory, are those of the "
+        "machine that Seawall runs on, for servers that share it. gpu says nothing of vllm and sglang, which reserve "
+        "it. An empty list turns degradation off.",
         examples=[["kv_cache", "queue"]],
     )
     reduced: Annotated[DegradeLevel, BeforeValidator(or_empty)] = Field(

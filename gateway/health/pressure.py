@@ -18,7 +18,7 @@ def pressures(route: Route, resources: Resources | None) -> dict[str, float]:
     """Signals by name. Of the servers the primary tier's usable ones count, on average, as work can go to any of them.
 
     `queue`: the fuller of Seawall's own line and, as a share of what runs there, the servers'. `gpu`: memory in use of
-    this machine's fullest GPU. `cpu` and `memory` are this machine's too.
+    the servers' GPUs, else of this machine's fullest. `cpu` and `memory` are this machine's too.
     """
     primary = [candidate.endpoint for candidate in route.tiers[0] if candidate.endpoint.healthy]
     found = {"queue": route.room.pressure}
@@ -26,10 +26,13 @@ def pressures(route: Route, resources: Resources | None) -> dict[str, float]:
         waiting = fmean(endpoint.waiting / max(endpoint.waiting + 1.0, endpoint.in_flight) for endpoint in primary)
         found["queue"] = max(found["queue"], waiting)
         found["kv_cache"] = fmean(endpoint.kv_cache for endpoint in primary)
+        told = [endpoint.gpu_memory for endpoint in primary if endpoint.gpu_memory is not None]
+        if told:
+            found["gpu"] = fmean(told)
     if resources is not None:
         found["cpu"] = resources.cpu
         found["memory"] = resources.memory.share
         reserving = any(candidate.endpoint.config.kind in _RESERVING for candidate in route.tiers[0])
-        if resources.gpus and not reserving:
+        if resources.gpus and not reserving and "gpu" not in found:
             found["gpu"] = max(gpu.memory_used / gpu.memory_total for gpu in resources.gpus if gpu.memory_total)
     return found

@@ -23,7 +23,7 @@ import structlog
 from backends.dialect import Dialect, ResponseHead
 from backends.signals import LoadSignals, parse_signals
 from gateway import __version__
-from gateway.health.worker_report import worker_report
+from gateway.health.worker_report import device_failed, worker_report
 from policies.outcome import Blame, ErrorKind
 
 _log = structlog.get_logger()
@@ -326,6 +326,8 @@ class _Probe:
         if failure is not None and failure.kind is ErrorKind.MODEL_LOADING_FAILED:
             report = worker_report(body)
             return _Answer(ProbeState.FAILED, report.failed, last_lines=report.last_lines)
+        if device_failed(body):
+            return _Answer(ProbeState.UNHEALTHY, "a GPU of its failed; its own /health says how")
         return _Answer(ProbeState.UNHEALTHY, f"answers with status {head.status}")
 
     async def load(self) -> LoadSignals | None:

@@ -32,6 +32,14 @@ class WorkerReport:
         return told if self.cause is None else f"{told}: {self.cause.value}. {ADVICE[self.cause]}"
 
 
+def device_failed(body: bytes) -> bool:
+    """Whether a health answer says that a GPU of the worker failed. Believes nothing: never raises."""
+    try:
+        return bool(orjson.loads(body)["error"]["type"] == "device_failed")
+    except (orjson.JSONDecodeError, KeyError, TypeError):
+        return False
+
+
 def worker_report(body: bytes) -> WorkerReport:
     """The report in an error's body; an empty one where there is none. Believes nothing: never raises."""
     try:

@@ -160,8 +160,8 @@ def test_a_damaged_model_is_one_line(
 
 def test_a_model_that_does_not_fit_is_refused_before_it_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     class Little:
-        available = 1 << 20
+        used, available = 1 << 30, 1 << 20
 
-    monkeypatch.setattr("backends.workers.embedded.loading.psutil.virtual_memory", Little)
+    monkeypatch.setattr("backends.workers.memory.psutil.virtual_memory", Little)
     with pytest.raises(MemoryError, match=r"not enough memory: it needs \d+ MiB, 1 MiB are available"):
         load("tide-mini", "0")

@@ -19,6 +19,7 @@ import pytest
 from aiohttp import web
 from prometheus_client.parser import text_string_to_metric_families
 
+from backends.workers.gpu_watch import GpuWatch
 from backends.workers.load_failure import Cause
 from backends.workers.supervisor import RestartSettings, Supervisor, WorkerSnapshot, WorkerSpec, WorkerState
 from backends.workers.supervisor_http import status_server
@@ -235,7 +236,7 @@ async def test_another_programs_port_is_left_alone(tmp_path: Path) -> None:
 async def test_the_supervisors_own_port_tells_state_and_metrics(tmp_path: Path, client: aiohttp.ClientSession) -> None:
     loading, port = Loading(tmp_path), free_port()
     url = f"http://127.0.0.1:{port}"
-    async with status_server("127.0.0.1", port, loading.supervisor.snapshot), loading.supervisor:
+    async with status_server("127.0.0.1", port, loading.supervisor.snapshot, GpuWatch()), loading.supervisor:
         await loading.until(WorkerState.LOADING)
         async with client.get(f"{url}/health") as answer:
             assert (answer.status, (await answer.json())["error"]["type"]) == (503, "model_loading")

@@ -15,6 +15,8 @@ import orjson
 from aiohttp import web
 
 from backends.workers.diffusers.protocol import Drawing, ImageRequest, RequestError, checked, parse, read_source
+from backends.workers.gpu_watch import GpuWatch, of_torch
+from backends.workers.health_answer import health_answer
 from backends.workers.ports import port_is_shared
 
 if TYPE_CHECKING:  # torch and diffusers take seconds to import: they come with the pipeline, behind the open socket
@@ -34,14 +36,16 @@ class ImageServer:
     """Answers for one pipeline under one or more `served` names. Unready, with 503, until `open` is entered.
 
     `timeout`: the longest a request may take, in seconds, waiting included; a client's `X-Request-Timeout` shortens it.
+    `gpus`: the devices to watch (default: the pipeline's).
     """
 
-    def __init__(self, served: Sequence[str], *, timeout: float = 300.0) -> None:
+    def __init__(self, served: Sequence[str], *, timeout: float = 300.0, gpus: GpuWatch | None = None) -> None:
         self._served = tuple(served)
         self._timeout = timeout
         self._loaded: Loaded | None = None
         self._queue: ImageQueue | None = None
         self._metrics: Metrics | None = None
+        self._gpus = gpus
         self._created = int(time.time())
 
     @asynccontextmanager
@@ -50,6 +54,7 @@ class ImageServer:
         from backends.workers.diffusers.metrics import Metrics
 
         async with queue:
+            self._gpus = self._gpus or of_torch(loaded.painter.device)
             self._loaded, self._queue, self._metrics = loaded, queue, Metrics()
             try:
                 yield
@@ -198,14 +203,17 @@ class ImageServer:
         return _json({"object": "list", "data": [{"id": name} | entry for name in self._served]})
 
     async def _health(self, request: web.Request) -> web.StreamResponse:
-        ready = self._queue is not None and not self._queue.dead.is_set()
-        return web.Response(status=200 if ready else 503)
+        if self._queue is None or self._gpus is None or self._queue.dead.is_set():
+            return web.Response(status=503)
+        return health_answer(await self._gpus.report())
 
     async def _show_metrics(self, request: web.Request) -> web.StreamResponse:
         from backends.workers.memory import used_and_available
 
         loaded, queue, metrics = self._ready()
         body = metrics.exposition(queue, used_and_available(loaded.painter.device))
+        if self._gpus is not None:
+            body += (await self._gpus.report()).exposition().encode()
         return web.Response(body=body, headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
 
 

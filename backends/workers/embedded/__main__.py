@@ -1,4 +1,4 @@
-"""`python -m backends.workers.embedded text --model tide --port 9001`: one small text model on this machine's CPU."""
+"""`python -m backends.workers.embedded text --model tide --port 9001`: one text model on this machine."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import importlib.metadata
 import signal
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from backends.workers.embedded.catalogue import model_folder, model_names
@@ -17,78 +19,139 @@ if TYPE_CHECKING:  # torch takes seconds to import: it comes with the model, beh
     from backends.workers.embedded.engine import Engine
     from backends.workers.embedded.loading import Loaded
 
+#: Tokens a second of a carried model's answers: at the pace of reading, as a demonstration wants it.
+_PACE = 60.0
+#: Prompt tokens read in one step on a GPU.
+_GPU_PREFILL = 2048
 
-def serve_text(
-    model: str,
-    host: str = "127.0.0.1",
-    port: int = 9001,
-    served_names: Sequence[str] = (),
-    tokens_per_second: float = 60.0,
-    max_num_seqs: int = 32,
-    timeout: float = 300.0,
-    drain: float = 30.0,
-) -> None:
-    """Serves a carried model until SIGTERM or SIGINT.
 
-    `served_names` are what requests may call it (default: its own name); `tokens_per_second` paces each answer, 0 is
-    as fast as it goes; `timeout` is the longest time of a request, `drain` what running ones have after the signal, in
-    seconds. Raises ValueError for an unknown model, OSError if the port is taken, RuntimeError if a step
-    of the model fails.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextOptions:
+    """What to serve and how; times in seconds.
+
+    `model`: the name of a carried model, or the folder of any transformers causal language model. `served_names` are
+    what requests may call it (default: its own name). `tokens_per_second` paces each answer, 0 is as fast as it goes;
+    None: 60 for a carried model, 0 for others. `timeout` is the longest time of a request, `drain` what running ones
+    have after the signal. `device`, `dtype` and `max_model_len` (tokens) are for models in folders.
     """
-    model_folder(model)  # an unknown name fails before the socket opens
+
+    model: str
+    host: str = "127.0.0.1"
+    port: int = 9001
+    served_names: Sequence[str] = ()
+    tokens_per_second: float | None = None
+    max_num_seqs: int = 32
+    timeout: float = 300.0
+    drain: float = 30.0
+    device: str = "auto"
+    dtype: str = "auto"
+    max_model_len: int | None = None
+
+    @property
+    def folder(self) -> Path | None:
+        """The folder that is meant; None for a carried model. Raises OSError or ValueError for what is neither."""
+        model = self.model
+        if model in model_names():
+            return None
+        folder = Path(model).expanduser()
+        if not (folder.exists() or model.startswith(("/", "./", "../", "~"))):
+            model_folder(model)
+        if not (folder / "config.json").is_file():
+            raise FileNotFoundError(f"{model} does not appear to have a file named config.json")
+        return folder.resolve()
+
+
+def serve_text(options: TextOptions) -> None:
+    """Serves a model until SIGTERM or SIGINT.
+
+    Raises ValueError for an unknown model or damaged files, OSError if there are none or the port is taken, MemoryError
+    where it does not fit, RuntimeError if a step of the model fails.
+    """
+    folder = options.folder  # what is not there fails before the socket opens
     version = importlib.metadata.version("seawall")
 
     def load() -> Loaded:
-        from backends.workers.embedded.loading import load as load_model
+        if folder is None:
+            from backends.workers.embedded.loading import load as load_carried
 
-        return load_model(model, version)
+            return load_carried(options.model, version)
+        from backends.workers.transformers.loading import load as load_folder
+
+        return load_folder(
+            folder, version, device=options.device, dtype=options.dtype, max_model_len=options.max_model_len
+        )
 
     def engine(loaded: Loaded) -> Engine:
-        from backends.workers.embedded.engine import Engine
+        from backends.workers.embedded.engine import PREFILL_BUDGET, Engine
 
-        return Engine(loaded.model, loaded.tokenizer, max_num_seqs=max_num_seqs, tokens_per_second=tokens_per_second)
+        pace = options.tokens_per_second
+        return Engine(
+            loaded.model,
+            loaded.tokenizer,
+            max_num_seqs=options.max_num_seqs,
+            tokens_per_second=(_PACE if folder is None else 0.0) if pace is None else pace,
+            prefill_budget=PREFILL_BUDGET if loaded.model.device.type == "cpu" else _GPU_PREFILL,
+        )
 
     async def serve() -> None:
         stop = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
-        server = TextServer(served_names or [model], version, timeout=timeout)
-        await run(server, load, engine, host, port, stop, drain=drain)
+        names = options.served_names or [options.model if folder is None else folder.name]
+        server = TextServer(names, version, timeout=options.timeout)
+        await run(server, load, engine, options.host, options.port, stop, drain=options.drain)
 
     asyncio.run(serve())
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """The command line. 0: ended by a signal; 1: failed; 2: usage."""
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m backends.workers.embedded", description=__doc__)
     kinds = parser.add_subparsers(dest="kind", required=True)
     text = kinds.add_parser("text", help="a text model behind vLLM's HTTP interface")
-    text.add_argument("--model", default="tide", choices=model_names())
+    carried = ", ".join(model_names())
+    text.add_argument("--model", default="tide", help=f"{carried}, or the folder of a transformers causal model")
     text.add_argument("--host", default="127.0.0.1")
     text.add_argument("--port", type=int, default=9001)
     text.add_argument("--served-model-name", action="append", default=[], help="may be repeated; default: the model's")
-    text.add_argument("--tokens-per-second", type=float, default=60.0, help="of each answer; 0: as fast as it goes")
+    text.add_argument("--tokens-per-second", type=float, help="of each answer; 0: as fast as it goes")
     text.add_argument("--max-num-seqs", type=int, default=32, help="answers generated at once; more wait")
     text.add_argument("--timeout", type=float, default=300.0, help="longest time of a request, in seconds")
     text.add_argument("--drain", type=float, default=30.0, help="seconds for running requests to end after SIGTERM")
-    given = parser.parse_args(argv)
-    if given.tokens_per_second < 0 or given.max_num_seqs < 1:
+    folder = text.add_argument_group("for models in folders")
+    folder.add_argument("--device", default="auto", help="cpu, cuda, cuda:1 …; default: a GPU if there is one")
+    folder.add_argument(
+        "--dtype", default="auto", help="bfloat16, float16, float32, float64; default: as stored, on the CPU float32"
+    )
+    folder.add_argument("--max-model-len", type=int, help="tokens of a prompt and its answer; default: the model's")
+    return parser
+
+
+def _options(argv: Sequence[str] | None) -> TextOptions:
+    parser = _parser()
+    given = vars(parser.parse_args(argv))
+    del given["kind"]
+    options = TextOptions(served_names=given.pop("served_model_name"), **given)
+    if (options.tokens_per_second or 0) < 0 or options.max_num_seqs < 1:
         parser.error("--tokens-per-second must not be negative, --max-num-seqs must be at least 1")
-    if given.timeout <= 0 or given.drain < 0:
-        parser.error("--timeout must be positive, --drain must not be negative")
+    if options.timeout <= 0 or options.drain < 0 or (options.max_model_len or 2) < 2:
+        parser.error("--timeout must be positive, --drain must not be negative, --max-model-len must be at least 2")
     try:
-        serve_text(
-            given.model,
-            given.host,
-            given.port,
-            given.served_model_name,
-            given.tokens_per_second,
-            given.max_num_seqs,
-            given.timeout,
-            given.drain,
-        )
+        options.folder  # noqa: B018 - whether there is one
+    except ValueError as error:
+        parser.error(str(error))
+    except OSError:
+        pass  # the program is right and the files are not there
+    return options
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line. 0: ended by a signal; 1: failed; 2: usage."""
+    options = _options(argv)
+    try:
+        serve_text(options)
     except ImportError as error:
-        print(f"The text worker needs torch: pip install 'seawall[embedded]' ({error})", file=sys.stderr)
+        extra = "transformers" if error.name == "transformers" else "embedded"
+        print(f"The text worker needs more packages: pip install 'seawall[{extra}]' ({error})", file=sys.stderr)
         return 1
     except (OSError, RuntimeError, ValueError, MemoryError) as error:
         print(f"The text worker stopped: {error}", file=sys.stderr)

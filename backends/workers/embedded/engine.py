@@ -1,8 +1,8 @@
 """Continuous batching: requests join and leave the running batch between steps.
 
 All state lives in the event loop; only the arithmetic of a step runs in a thread of its own. A step advances every
-running sequence that is due by one token, and reads at most `PREFILL_BUDGET` prompt tokens of those that have just
-come, so that a long prompt does not stop the streams of others.
+running sequence that is due by one token, and reads a bounded number of prompt tokens of those that have just come, so
+that a long prompt does not stop the streams of others.
 
 When memory runs out in a step, nothing of it is lost: the younger half of the batch gives its memory back and waits to
 be read again, and one that is alone is read in smaller pieces. Only what then still does not fit fails, alone.
@@ -18,7 +18,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Self
+from typing import Any, Self
 
 import torch
 
@@ -31,10 +31,9 @@ from backends.workers.embedded.generation import (
     NoMemoryError,
     OverloadedError,
 )
-from backends.workers.embedded.model import Decoder, KVCache
+from backends.workers.embedded.interfaces import TextModel, TextTokenizer
 from backends.workers.embedded.sampling import SamplingParams, TokenLogprob, choose
 from backends.workers.embedded.text_stream import TextStream
-from backends.workers.embedded.tokens import ChatTokenizer
 from backends.workers.memory import free_cache, is_out_of_memory, used_and_available
 
 logger = logging.getLogger(__name__)
@@ -42,33 +41,36 @@ logger = logging.getLogger(__name__)
 PREFILL_BUDGET = 256
 #: Prompt tokens read at a time where memory is short.
 SMALLEST_PIECE = 32
+#: Tokens of an answer for which there must be memory before it begins; for the rest, memory is taken as it grows.
+ROOM_AHEAD = 1024
 
 
 class Engine:
     """Runs one model while its context is open: `async with Engine(...) as engine`.
 
     At most `max_num_seqs` sequences run and `max_waiting` wait. `tokens_per_second` paces each sequence (0: as fast
-    as it goes); paced sequences step together on a common beat.
+    as it goes); paced sequences step together on a common beat. A step reads at most `prefill_budget` prompt tokens.
     """
 
     def __init__(
         self,
-        model: Decoder,
-        tokenizer: ChatTokenizer,
+        model: TextModel,
+        tokenizer: TextTokenizer,
         *,
         max_num_seqs: int = 32,
         max_waiting: int = 128,
         tokens_per_second: float = 0,
+        prefill_budget: int = PREFILL_BUDGET,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.tokenizer = tokenizer
-        self.max_model_len = model.config.max_position_embeddings
+        self.max_model_len = model.max_length
         self.counters = Counters()
         self.dead = asyncio.Event()
         self._model = model
         self._max_num_seqs, self._max_waiting = max_num_seqs, max_waiting
         self._fits = max_num_seqs  # as many at once as memory allowed the last time that it ran out
-        self._piece = PREFILL_BUDGET
+        self._prefill_budget = self._piece = prefill_budget
         self._embeddings = 0
         self._rate = tokens_per_second
         self._clock = clock
@@ -76,7 +78,6 @@ class Engine:
         self._waiting: deque[Choice] = deque()
         self._wake = asyncio.Event()
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="model")
-        self._never = [tokenizer.bos, *(tokenizer.opened(role)[0] for role in ("system", "user", "assistant"))]
 
     async def __aenter__(self) -> Self:
         self._task = asyncio.create_task(self._run(), name="engine")
@@ -99,7 +100,7 @@ class Engine:
     @property
     def kv_cache_usage(self) -> float:
         """How much of the room for keys and values is in use, 0 to 1."""
-        used = sum(sequence.cache.length for sequence in self._running if sequence.cache is not None)
+        used: int = sum(sequence.cache.length for sequence in self._running if sequence.cache is not None)
         return used / (self._max_num_seqs * self.max_model_len)
 
     def submit(self, prompts: Sequence[Sequence[int]], params: Sequence[SamplingParams], n: int = 1) -> Generation:
@@ -206,12 +207,13 @@ class Engine:
                 self.counters.prompt_tokens += len(sequence.prompt)
             self._running.append(sequence)
 
-    def _new_cache(self, sequence: Choice) -> KVCache | None:
-        """Room for the whole sequence; None if there is no memory for it."""
-        if self._model.cache_bytes(sequence.capacity) > used_and_available(self._model.device)[1]:
+    def _new_cache(self, sequence: Choice) -> Any:
+        """Room for what the sequence will need soon; None if there is no memory for it."""
+        room = min(sequence.capacity, len(sequence.unread) + ROOM_AHEAD)
+        if self._model.cache_bytes(room) > used_and_available(self._model.device)[1]:
             return None
         try:
-            return self._model.new_cache(sequence.capacity)
+            return self._model.new_cache(room)
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
@@ -221,19 +223,23 @@ class Engine:
         """After a step for which memory ran out: less at once, or else the end of the one that is alone."""
         keep = len(self._running) // 2
         if keep:
-            for sequence in reversed(self._running[keep:]):
-                sequence.preempt()
-                self._waiting.appendleft(sequence)
-                self.counters.preemptions += 1
-            del self._running[keep:]
+            self._preempt(self._running[keep:])
             self._fits = keep
         elif self._piece > SMALLEST_PIECE:
             self._piece = SMALLEST_PIECE
         elif self._running:
             self._give_up(self._running[0])
+        self._preempt([sequence for sequence in self._running if sequence.cache is None or sequence.cache.spoilt])
         free_cache(self._model.device)
         told = "out of memory in a step of %d sequences; going on with %d, %d tokens of a prompt at a time"
         logger.warning(told, batch, len(self._running), self._piece)
+
+    def _preempt(self, sequences: Sequence[Choice]) -> None:
+        for sequence in reversed(sequences):
+            self._running.remove(sequence)
+            sequence.preempt()
+            self._waiting.appendleft(sequence)
+            self.counters.preemptions += 1
 
     def _give_up(self, sequence: Choice) -> None:
         """Ends the request of a sequence that does not fit even alone."""
@@ -276,7 +282,8 @@ class Engine:
     def _choose(self, sequence: Choice, logits: torch.Tensor) -> tuple[int, TokenLogprob | None]:
         params, output = sequence.params, sequence.output
         goes_on = params.ignore_eos or len(output) < params.min_tokens
-        banned = [*self._never, self.tokenizer.end] if goes_on else self._never
+        never, ends = self.tokenizer.never, self.tokenizer.ends
+        banned = [*never, *ends] if goes_on else never
         return choose(logits, params, sequence.prompt, output, choice=sequence.number, banned=banned)
 
     def _account(self, sequence: Choice, token: int, logprob: TokenLogprob | None) -> None:
@@ -301,7 +308,7 @@ class Engine:
         may_stop = made > params.min_tokens
         if sequence.text.push(token, may_stop=may_stop):
             return "stop", sequence.text.stopped_by
-        if token == self.tokenizer.end:
+        if token in self.tokenizer.ends:
             return "stop", None
         if may_stop and token in params.stop_token_ids:
             return "stop", token
@@ -316,7 +323,7 @@ class Engine:
                 places.remove(sequence)
         self.counters.finished[reason] += 1
         if reason in ("stop", "length"):  # memory is enough again: one more at a time, whole pieces
-            self._fits, self._piece = min(self._fits + 1, self._max_num_seqs), PREFILL_BUDGET
+            self._fits, self._piece = min(self._fits + 1, self._max_num_seqs), self._prefill_budget
         self._wake.set()
 
     def _die(self) -> None:

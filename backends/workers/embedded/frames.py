@@ -10,8 +10,8 @@ from typing import Any
 import orjson
 
 from backends.workers.embedded.generation import Delta
+from backends.workers.embedded.interfaces import TextTokenizer
 from backends.workers.embedded.sampling import TokenLogprob
-from backends.workers.embedded.tokens import ChatTokenizer
 
 DONE = b"data: [DONE]\n\n"
 _LOWEST = -9999.0  # stands for minus infinity, which JSON cannot say
@@ -44,7 +44,7 @@ class Answer:
     answer_id: str
     model: str
     fingerprint: str
-    tokenizer: ChatTokenizer
+    tokenizer: TextTokenizer
     prompts: Sequence[Sequence[int]]
     chat: bool
     n: int = 1

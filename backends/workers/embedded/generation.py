@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
-from backends.workers.embedded.model import KVCache
 from backends.workers.embedded.sampling import SamplingParams, TokenLogprob
 from backends.workers.embedded.text_stream import TextStream
 
@@ -110,7 +110,7 @@ class Choice:
     output: list[int] = field(default_factory=list)
     logprobs: list[TokenLogprob] = field(default_factory=list)
     unread: Sequence[int] = ()  # tokens the model has not seen: the prompt's rest, then each chosen token
-    cache: KVCache | None = None
+    cache: Any = None  # the model's, while it runs
     due: float = 0.0
     admitted: bool = False
     generation: Generation | None = None

@@ -20,6 +20,8 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.nn.functional import linear, scaled_dot_product_attention, silu
 
+from backends.workers.embedded.kv_cache import KVCache, chunk_mask
+
 
 @dataclass(frozen=True, slots=True)
 class ModelConfig:
@@ -38,23 +40,6 @@ class ModelConfig:
     @property
     def head_dim(self) -> int:
         return self.hidden_size // self.num_attention_heads
-
-
-class KVCache:
-    """Keys and values of one sequence, room for `capacity` tokens: `[layers, 2, kv_heads, capacity, head_dim]`."""
-
-    def __init__(self, config: ModelConfig, capacity: int, dtype: torch.dtype) -> None:
-        shape = (config.num_hidden_layers, 2, config.num_key_value_heads, capacity, config.head_dim)
-        self._data = torch.empty(shape, dtype=dtype)
-        self.length = 0
-
-    def extend(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Writes `[kv_heads, new, head_dim]` behind the `length` tokens there are; gives all, old and new."""
-        end = self.length + keys.shape[1]
-        data = self._data[layer]
-        data[0, :, self.length : end] = keys
-        data[1, :, self.length : end] = values
-        return data[0, :, :end], data[1, :, :end]
 
 
 class _Attention(nn.Module):
@@ -137,7 +122,7 @@ class Decoder(nn.Module):
         )
         x = self.embed(torch.tensor([token for ids, _ in batch for token in ids]))
         rotation = self.rotation[positions]
-        masks = [_chunk_mask(kv.length, n) for n, (_, kv) in zip(counts, batch, strict=True)]
+        masks = [chunk_mask(kv.length, n) for n, (_, kv) in zip(counts, batch, strict=True)]
         for number, layer in enumerate(self.layers):
             queries, keys, values = layer.attention.project(layer.input_norm(x), rotation)
             each = zip(
@@ -159,14 +144,19 @@ class Decoder(nn.Module):
         return linear(last, self.embed.weight)
 
     def new_cache(self, capacity: int) -> KVCache:
-        """Room for one sequence of at most `capacity` tokens."""
-        return KVCache(self.config, capacity, self.embed.weight.dtype)
+        """Room for one sequence of `capacity` tokens, and more if need be."""
+        return KVCache(capacity)
 
     def cache_bytes(self, capacity: int) -> int:
         """What `new_cache` will take."""
         config = self.config
         per_token = config.num_hidden_layers * 2 * config.num_key_value_heads * config.head_dim
         return per_token * capacity * self.embed.weight.element_size()
+
+    @property
+    def max_length(self) -> int:
+        """Tokens that a prompt and its answer may have together."""
+        return self.config.max_position_embeddings
 
     @property
     def device(self) -> torch.device:
@@ -206,10 +196,3 @@ def _rotate(x: Tensor, rotation: Tensor) -> Tensor:
     cos, sin = rotation.to(x.dtype).unbind(-2)
     first, second = x.chunk(2, dim=-1)
     return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
-
-
-def _chunk_mask(past: int, new: int) -> Tensor | None:
-    """Which of `past + new` tokens each of the `new` ones sees; None where a single one sees all."""
-    if new == 1:
-        return None
-    return torch.ones(new, past + new, dtype=torch.bool).tril(past)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from random import SystemRandom
+from types import MappingProxyType
 from typing import Annotated, Any, TypeVar
 
 import orjson
@@ -73,19 +74,24 @@ class _GenerationRequest(_Request):
     def choices(self) -> int:
         return 1 if self.n is None else self.n
 
-    def sampling(self, max_tokens: int, logprobs: int | None) -> SamplingParams:
-        """The checked parameters. Raises RequestError."""
+    def sampling(
+        self, max_tokens: int, logprobs: int | None, defaults: Mapping[str, float] = MappingProxyType({})
+    ) -> SamplingParams:
+        """The checked parameters; `defaults` are the model's own for what the request does not say.
+
+        Raises RequestError.
+        """
         stops = [self.stop] if isinstance(self.stop, str) else self.stop or []
         params = SamplingParams(
             max_tokens=max_tokens,
-            temperature=_or(self.temperature, 1.0),
-            top_p=_or(self.top_p, 1.0),
-            top_k=max(0, _or(self.top_k, 0)) if self.top_k in (None, -1) else _or(self.top_k, 0),
-            min_p=_or(self.min_p, 0.0),
+            temperature=_or(self.temperature, defaults.get("temperature", 1.0)),
+            top_p=_or(self.top_p, defaults.get("top_p", 1.0)),
+            top_k=0 if self.top_k == -1 else _or(self.top_k, int(defaults.get("top_k", 0))),
+            min_p=_or(self.min_p, defaults.get("min_p", 0.0)),
             seed=SystemRandom().getrandbits(63) if self.seed is None else self.seed,
             presence_penalty=_or(self.presence_penalty, 0.0),
             frequency_penalty=_or(self.frequency_penalty, 0.0),
-            repetition_penalty=_or(self.repetition_penalty, 1.0),
+            repetition_penalty=_or(self.repetition_penalty, defaults.get("repetition_penalty", 1.0)),
             logit_bias=self.logit_bias or {},
             min_tokens=self.min_tokens,
             ignore_eos=self.ignore_eos,

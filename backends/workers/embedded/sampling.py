@@ -56,7 +56,8 @@ def choose(
     the token's position, not of a generator's history: a seeded answer, too, goes on exactly from its token ids.
     """
     scores = logits.clone()
-    scores[list(banned)] = -torch.inf
+    if banned:
+        scores[list(banned)] = -torch.inf
     raw = scores
     if _penalised(params):
         scores = _apply_penalties(scores, params, prompt, output)

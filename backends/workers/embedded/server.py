@@ -17,6 +17,8 @@ from aiohttp import web
 
 from backends.workers.embedded import protocol
 from backends.workers.embedded.protocol import RequestError, error_body
+from backends.workers.gpu_watch import GpuWatch, of_torch
+from backends.workers.health_answer import health_answer
 from backends.workers.ports import port_is_shared
 
 if TYPE_CHECKING:  # torch takes seconds to import: it comes with the model, behind the open socket
@@ -39,20 +41,25 @@ class TextServer:
     """Answers for one model under one or more `served` names. Unready, with 503 everywhere, until `open` is entered.
 
     `timeout`: the longest time of a request in seconds, waiting included; an `X-Request-Timeout` header may shorten it.
+    `gpus`: the devices to watch (default: the loaded model's).
     """
 
-    def __init__(self, served: Sequence[str], version: str, *, timeout: float = 300.0) -> None:
+    def __init__(
+        self, served: Sequence[str], version: str, *, timeout: float = 300.0, gpus: GpuWatch | None = None
+    ) -> None:
         self._served = tuple(served)
         self._timeout = timeout
         self._version = version
         self._engine: Engine | None = None
         self._loaded: Loaded | None = None
+        self._gpus = gpus
         self._load = 0
 
     @asynccontextmanager
     async def open(self, loaded: Loaded, engine: Engine) -> AsyncIterator[None]:
         """Serves with a loaded model while the context lasts."""
         async with engine:
+            self._gpus = self._gpus or of_torch(loaded.model.device)
             self._loaded, self._engine = loaded, engine
             try:
                 yield
@@ -117,19 +124,19 @@ class TextServer:
             messages, add_generation_prompt=asked.add_generation_prompt, continue_final=asked.continue_final_message
         )
         budget = protocol.output_budget(len(prompt), wanted, engine.max_model_len)
-        params = asked.sampling(budget, asked.alternatives())
+        params = asked.sampling(budget, asked.alternatives(), loaded.defaults)
         role = messages[-1]["role"] if asked.continue_final_message and messages else "assistant"
         answer = self._answer(request, asked, [prompt], chat=True, logprobs=params.logprobs is not None, role=role)
         return await self._generate(request, answer, _submit(engine, [prompt], [params], asked.choices), asked.stream)
 
     async def _completion(self, request: web.Request) -> web.StreamResponse:
-        _, engine = self._ready()
+        loaded, engine = self._ready()
         asked = await self._parsed(protocol.CompletionRequest, request)
         given = asked.prompts()
         protocol.check_max_tokens(asked.max_tokens, engine.max_model_len)
         prompts = [self._ids(one, asked.max_tokens, bos=asked.add_special_tokens) for one in given]
         budgets = [protocol.output_budget(len(ids), asked.max_tokens, engine.max_model_len) for ids in prompts]
-        params = [asked.sampling(budget, asked.logprobs) for budget in budgets]
+        params = [asked.sampling(budget, asked.logprobs, loaded.defaults) for budget in budgets]
         answer = self._answer(request, asked, prompts, chat=False, logprobs=asked.logprobs is not None)
         return await self._generate(request, answer, _submit(engine, prompts, params, asked.choices), asked.stream)
 
@@ -188,8 +195,7 @@ class TextServer:
                 raise RequestError(f"Token id {outside[0]} is out of vocabulary")
             return prompt
         self._check_size(len(prompt), asked)
-        ids = loaded.tokenizer.encode(prompt)
-        return [loaded.tokenizer.bos, *ids] if bos else ids
+        return loaded.tokenizer.encode(prompt, special=bos)
 
     def _check_size(self, characters: int, asked: int | None) -> None:
         loaded, engine = self._ready()
@@ -232,8 +238,7 @@ class TextServer:
                 messages, add_generation_prompt=opened, continue_final=asked.continue_final_message
             )
         elif asked.prompt is not None:
-            text = loaded.tokenizer.encode(asked.prompt)
-            ids = [loaded.tokenizer.bos, *text] if asked.add_special_tokens else text
+            ids = loaded.tokenizer.encode(asked.prompt, special=asked.add_special_tokens)
         else:
             detail = "{'type': 'missing', 'loc': 'body.prompt', 'msg': 'Field required'}"
             raise RequestError(f"1 validation error:\n  {detail}", "body.prompt", kind="Bad Request")
@@ -252,8 +257,9 @@ class TextServer:
         return _json({"object": "list", "data": [{"id": name} | entry for name in self._served]})
 
     async def _health(self, request: web.Request) -> web.StreamResponse:
-        ready = self._engine is not None and not self._engine.dead.is_set()
-        return web.Response(status=200 if ready else 503)
+        if self._engine is None or self._gpus is None or self._engine.dead.is_set():
+            return web.Response(status=503)
+        return health_answer(await self._gpus.report())
 
     async def _server_load(self, request: web.Request) -> web.StreamResponse:
         return _json({"server_load": self._load})
@@ -266,6 +272,8 @@ class TextServer:
 
         _, engine = self._ready()
         text = exposition(engine, self._served[0])
+        if self._gpus is not None:
+            text += (await self._gpus.report()).exposition()
         return web.Response(text=text, content_type="text/plain", charset="utf-8")
 
 

@@ -11,11 +11,13 @@ from pathlib import Path
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
+from backends.workers.embedded.token_table import TokenTable, byte_of_char
+
 BOS, END, ROLES = "<|bos|>", "<|end|>", ("system", "user", "assistant")
 SPECIAL = (BOS, END, *(f"<|{role}|>" for role in ROLES))
 
 
-class ChatTokenizer:
+class ChatTokenizer(TokenTable):
     """A trained tokenizer and its chat template. Role tokens written out in a text stay text: no injection."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
@@ -24,13 +26,16 @@ class ChatTokenizer:
         self.vocab_size: int = tokenizer.get_vocab_size()
         self.bos, self.end = self._id(BOS), self._id(END)
         self._roles = {role: self._id(f"<|{role}|>") for role in ROLES}
-        byte_of = {char: byte for byte, char in _byte_alphabet().items()}
+        self.ends, self.never = (self.end,), (self.bos, *self._roles.values())
+        special = {self._id(token): token.encode() for token in SPECIAL}
         names = [str(tokenizer.id_to_token(token)) for token in range(self.vocab_size)]
-        self._special = {self._id(token): token.encode() for token in SPECIAL}
-        self._bytes = [
-            b"" if token in self._special else bytes(byte_of[char] for char in name) for token, name in enumerate(names)
-        ]
-        self.longest_token = max(map(len, self._bytes))
+        super().__init__(
+            [
+                b"" if token in special else bytes(byte_of_char()[char] for char in name)
+                for token, name in enumerate(names)
+            ],
+            special,
+        )
 
     @classmethod
     def load(cls, path: Path) -> ChatTokenizer:
@@ -53,18 +58,10 @@ class ChatTokenizer:
     def save(self, path: Path) -> None:
         self._tokenizer.save(str(path))
 
-    def encode(self, text: str) -> list[int]:
-        """Token ids of plain text, without `<|bos|>`."""
+    def encode(self, text: str, *, special: bool = False) -> list[int]:
+        """Token ids of a text; `special`: with `<|bos|>` in front."""
         ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
-        return ids
-
-    def token_bytes(self, token: int) -> bytes:
-        """The bytes a token stands for; empty for a role token. Raises IndexError if there is no such token."""
-        return self._bytes[token]
-
-    def decode(self, ids: Sequence[int]) -> str:
-        """The text of the ids, role tokens written out (`<|end|>`); bytes that are no UTF-8 become U+FFFD."""
-        return b"".join(self._special.get(token) or self.token_bytes(token) for token in ids).decode("utf-8", "replace")
+        return [self.bos, *ids] if special else ids
 
     def message(self, role: str, content: str) -> list[int]:
         """One closed message."""
@@ -90,11 +87,3 @@ class ChatTokenizer:
         if found is None:
             raise ValueError(f"the tokenizer has no {token} token")
         return found
-
-
-def _byte_alphabet() -> dict[int, str]:
-    """GPT-2's printable stand-in for each byte, in which a byte-level vocabulary is written."""
-    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
-    others = (byte for byte in range(256) if byte not in set(printable))
-    shifted = {byte: chr(256 + place) for place, byte in enumerate(others)}
-    return {byte: chr(byte) for byte in printable} | shifted

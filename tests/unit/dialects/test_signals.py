@@ -25,6 +25,14 @@ vllm:generation_tokens_created{engine="0",model_name="tiny"} 1.795e+09
     [
         (VLLM, LoadSignals(running=5, waiting=7, kv_cache=0.75, generation_tokens=1.5e6)),
         (VLLM.replace(b"\n", b"\r\n"), LoadSignals(running=5, waiting=7, kv_cache=0.75, generation_tokens=1.5e6)),
+        (
+            b'seawall_gpu_memory_used_bytes{gpu="0",name="H100"} 4e10'
+            b'\nseawall_gpu_memory_used_bytes{gpu="1",name="}"} 6e10'
+            b'\nseawall_gpu_memory_total_bytes{gpu="0",name="H100"} 8e10'
+            b'\nseawall_gpu_memory_total_bytes{gpu="1",name="}"} 8e10'
+            b'\nseawall_gpu_healthy{gpu="0",name="H100"} 1\nseawall_gpu_healthy{gpu="1",name="}"} 0\n',
+            LoadSignals(gpu_memory=0.75, gpu_unhealthy=True),
+        ),
         (b"vllm:gpu_cache_usage_perc 0.5", LoadSignals(kv_cache=0.5)),
         (
             b'sglang:num_running_reqs{m="x"} 1\nsglang:num_queue_reqs{m="x"} 2\nsglang:token_usage{m="x"} 0.1\n',

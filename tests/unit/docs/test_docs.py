@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import typer
 
+from backends.workers.gpu_watch import FAMILIES as GPU_FAMILIES
 from backends.workers.supervisor_report import FAMILIES as WORKER_FAMILIES
 from gateway.cli import app
 from gateway.config.loader import load
@@ -131,7 +132,8 @@ def test_a_command_that_does_not_exist_is_found(line: str) -> None:
 
 @each_page
 def test_metrics_exist(page: Path) -> None:
-    known = {name + suffix for name in (*FAMILIES, *WORKER_FAMILIES) for suffix in ("", "_bucket", "_sum", "_count")}
+    families = (*FAMILIES, *WORKER_FAMILIES, *GPU_FAMILIES)
+    known = {name + suffix for name in families for suffix in ("", "_bucket", "_sum", "_count")}
     assert set(re.findall(r"\bseawall_[a-z_]+\b", page.read_text("utf-8"))) - known == set()
 
 

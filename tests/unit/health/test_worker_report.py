@@ -10,8 +10,22 @@ from hypothesis import strategies as st
 from backends.workers.load_failure import Cause, LoadFailure
 from backends.workers.supervisor_report import answer_in_place
 from backends.workers.supervisor_state import WorkerState
-from gateway.health.worker_report import WorkerReport, worker_report
+from gateway.health.worker_report import WorkerReport, device_failed, worker_report
 from tests.support.workers import snapshot
+
+
+@pytest.mark.parametrize(
+    ("body", "failed"),
+    [
+        (b'{"status":"failed","error":{"message":"GPU 0: Xid 79","type":"device_failed"}}', True),
+        (b'{"error":{"type":"model_loading"}}', False),
+        (b'{"error":"device_failed"}', False),
+        (b"[]", False),
+        (b"", False),
+    ],
+)
+def test_a_failed_device_is_told_by_its_type_alone(body: bytes, failed: bool) -> None:
+    assert device_failed(body) is failed
 
 
 def test_progress_and_lines_arrive_without_credentials() -> None:

@@ -31,6 +31,7 @@ class Place:
     away: float = 0.0
     full: bool = False
     missed: bool = False
+    strained: bool = False
     good: bool = False
     back_at: float = 0.0
 
@@ -45,6 +46,9 @@ class Place:
 
     def doubtful(self) -> bool:
         return self.missed
+
+    def avoided(self) -> bool:
+        return self.strained or self.doubtful()
 
     def sound(self) -> bool:
         return self.good
@@ -329,6 +333,18 @@ def test_an_endpoint_that_could_not_be_reached_comes_after_those_that_can() -> N
     assert choice.target is b
     b.missed = True
     assert plan([[a, b]]).next(1.0) is not None
+
+
+def test_one_whose_device_is_unwell_is_asked_last_and_is_not_taken_for_gone() -> None:
+    a, b = Place("a", strained=True), Place("b")
+    for _ in range(4):
+        choice = plan([[a, b]]).next(1.0)
+        assert choice is not None
+        assert choice.target is b
+    b.open = False
+    choice = plan([[a, b]]).next(1.0)
+    assert choice is not None
+    assert choice.target is a
 
 
 @pytest.mark.parametrize(

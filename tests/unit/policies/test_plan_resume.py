@@ -35,6 +35,9 @@ class Place:
     def doubtful(self) -> bool:
         return False
 
+    def avoided(self) -> bool:
+        return False
+
     def sound(self) -> bool:
         return self.well
 

@@ -8,74 +8,15 @@ from typing import Any
 import pytest
 
 from backends.workers.gpu import HARMLESS_XIDS, Gpu, Gpus, NvmlSource, TorchSource, open_torch
+from tests.support.nvml import UUID, Nvml
 
 GIB = 1 << 30
-
-
-class Nvml:
-    """pynvml, with one device. `silent`: it tells no more than name and memory, as a MIG slice."""
-
-    class NVMLError(Exception):
-        pass
-
-    nvmlEventTypeXidCriticalError = 8  # noqa: N815
-    NVML_TEMPERATURE_GPU = 0
-    NVML_MEMORY_ERROR_TYPE_UNCORRECTED = 1
-    NVML_VOLATILE_ECC = 0
-
-    def __init__(self, *, silent: bool = False) -> None:
-        self.silent = silent
-        self.lost = False
-        self.ecc = 0
-        self.events: list[int] = []
-
-    def _ask(self, value: Any) -> Any:
-        if self.silent:
-            raise self.NVMLError("Not Supported")
-        return value
-
-    def nvmlDeviceGetCount(self) -> int:
-        if self.lost:
-            raise self.NVMLError("GPU is lost")
-        return 1
-
-    def nvmlDeviceGetHandleByIndex(self, index: int) -> str:
-        return f"device {index}"
-
-    def nvmlDeviceGetIndex(self, handle: str) -> int:
-        return int(handle.split()[1])
-
-    def nvmlDeviceGetName(self, handle: str) -> str:
-        return "H100"
-
-    def nvmlDeviceGetMemoryInfo(self, handle: str) -> Any:
-        return SimpleNamespace(used=5, total=80)
-
-    def nvmlDeviceGetUtilizationRates(self, handle: str) -> Any:
-        return self._ask(SimpleNamespace(gpu=75))
-
-    def nvmlDeviceGetTemperature(self, handle: str, sensor: int) -> Any:
-        return self._ask(61)
-
-    def nvmlDeviceGetTotalEccErrors(self, handle: str, error: int, counter: int) -> Any:
-        return self._ask(self.ecc)
-
-    def nvmlEventSetCreate(self) -> Any:
-        return self._ask("events")
-
-    def nvmlDeviceRegisterEvents(self, handle: str, types: int, events: str) -> None:
-        assert types == self.nvmlEventTypeXidCriticalError
-
-    def nvmlEventSetWait_v2(self, events: str, timeout: int) -> Any:
-        if not self.events:
-            raise self.NVMLError("Timeout")
-        return SimpleNamespace(device="device 0", eventData=self.events.pop(0))
 
 
 def test_a_device_is_read_and_one_that_is_lost_is_a_failure() -> None:
     nvml = Nvml()
     gpus = Gpus(lambda: NvmlSource(nvml))
-    assert gpus.read() == ((Gpu(0, "H100", 5, 80, 0.75, 61, 0, None),), "", False)
+    assert gpus.read() == ((Gpu(0, "H100", 5, 80, 0.75, 61, 0, None, UUID),), "", False)
     nvml.lost = True
     assert gpus.read() == ((), "cannot be read (GPU is lost)", True)
     nvml.lost = False
@@ -84,7 +25,7 @@ def test_a_device_is_read_and_one_that_is_lost_is_a_failure() -> None:
 
 def test_what_a_device_does_not_tell_is_left_out() -> None:
     devices, _, failed = Gpus(lambda: NvmlSource(Nvml(silent=True))).read()
-    assert devices == (Gpu(0, "H100", 5, 80, 0.0, None, None, None),)
+    assert devices == (Gpu(0, "H100", 5, 80, 0.0, None, None, None, None),)
     assert not failed
     assert devices[0].trouble is None
 
