@@ -94,6 +94,7 @@ class Gateway:
             idle_timeout=server.timeouts.idle,
         )
         self.server = Server(limits, self.pipeline.handle, self.pipeline.refuse, self._take_over)
+        self.server.known = self.pipeline.known
         self._ops_runner = web.AppRunner(
             ops.application(self), handle_signals=False, access_log=None, shutdown_timeout=2.0
         )

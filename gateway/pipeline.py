@@ -16,6 +16,7 @@ from gateway.errors.taxonomy import GatewayError
 from gateway.failover import Failover
 from gateway.http.connection import ClientConnection
 from gateway.http.message import Request
+from gateway.http.rules import NO_ROOM
 from gateway.identity import correlation_id, traceparent
 from gateway.local import models_answer
 from gateway.paths import is_served, methods_for
@@ -34,6 +35,9 @@ from gateway.validation.facts import check_limits
 from policies.deadline import parse_timeout
 from policies.degrade import Degradation, Level
 from policies.outcome import ErrorKind, Failure
+
+#: What a refusal of these kinds tells beside its body.
+_HEADERS = {ErrorKind.AUTHENTICATION_FAILED: {"WWW-Authenticate": "Bearer"}}
 
 
 class Pipeline:
@@ -81,8 +85,13 @@ class Pipeline:
         request.received_at = request.received_at or monotonic()
         ctx = RequestContext(request, client, correlation_id(request.headers), self.runtime)
         self._services.begun()
-        self._refuse(ctx, GatewayError(kind, message, status=status))
+        self._refuse(ctx, GatewayError(kind, message, status=status, headers=_HEADERS.get(kind)))
         self._account(ctx)
+
+    def known(self, request: Request | None) -> bool:
+        """Whether a request with a large body has a key, where there are keys."""
+        keys = self.runtime.keys
+        return keys.open or (request is not None and keys.find(request.headers) is not None)
 
     # -- identify, validate, route, admit ------------------------------------------------------------------------------
 
@@ -93,7 +102,8 @@ class Pipeline:
         if not keys.open:
             ctx.key = keys.find(ctx.request.headers)
             if ctx.key is None:
-                raise GatewayError(ErrorKind.AUTHENTICATION_FAILED, headers={"WWW-Authenticate": "Bearer"})
+                kind = ErrorKind.AUTHENTICATION_FAILED
+                raise GatewayError(kind, headers=_HEADERS[kind])
 
     def _answer_locally(self, ctx: RequestContext) -> bool:
         """Checks path and method; answers the list of models, which no backend knows whole."""
@@ -115,13 +125,22 @@ class Pipeline:
         request = ctx.request
         try:
             if (encoding := request.header(b"content-encoding")) is not None:
-                request.body = decoded(request.body, encoding, ctx.runtime.config.server.max_body)
+                self._unpack(ctx, encoding)
             ctx.facts = parse_body(request.path, request.header(b"content-type") or "", request.body)
             if request.path in native.PATHS:
                 ctx.api_path, fields, removed = native.to_backend(request.path, ctx.facts)
                 ctx.rewrite(fields, removed)
         except InvalidRequest as problem:
             raise _refusal(problem) from None
+
+    @staticmethod
+    def _unpack(ctx: RequestContext, encoding: str) -> None:
+        """Undoes a body's coding. Raises InvalidRequest, and GatewayError when there is no room for what was in it."""
+        request = ctx.request
+        plain = decoded(request.body, encoding, ctx.runtime.config.server.max_body)
+        if not ctx.client.hold(len(plain) - len(request.body)):
+            raise GatewayError(ErrorKind.MODEL_OVERLOADED, NO_ROOM)
+        request.body = plain
 
     def _route(self, ctx: RequestContext) -> Route:
         model = ctx.facts.model or ctx.query_model()

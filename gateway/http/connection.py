@@ -12,7 +12,7 @@ import httptools
 
 from gateway.http.job import Job
 from gateway.http.message import Request, status_line
-from gateway.http.rules import NO_WEBSOCKET, NOT_HTTP, framing_problem, is_host, origin_form, without_upgrade
+from gateway.http.rules import NO_ROOM, NO_WEBSOCKET, NOT_HTTP, framing_problem, is_host, origin_form, without_upgrade
 from policies.outcome import ErrorKind
 
 if TYPE_CHECKING:
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 MAX_PIPELINED = 8
 #: Bytes a second that a body must bring on the average, once `body_timeout` has passed.
 MIN_BODY_RATE = 500.0
+#: Bytes of a body that are taken in before it is looked whether its request has a key: what is larger would let anyone
+#: fill the room that all bodies share.
+STRANGERS_BODY = 64 * 1024
 #: Fields that must not be repeated: two values would mean two readings of one request.
 _SINGLE = frozenset({b"host", b"content-length", b"transfer-encoding", b"authorization", b"content-type", b"expect"})
 _METHODS = frozenset({"GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"})
@@ -194,12 +197,12 @@ class ClientConnection(asyncio.Protocol):
             return
         if not self._server.reserve(size):
             self._body_size -= size
-            self._refuse(
-                ErrorKind.MODEL_OVERLOADED,
-                "The gateway holds as many request bodies as it may. Try again shortly.",
-            )
+            self._refuse(ErrorKind.MODEL_OVERLOADED, NO_ROOM)
             return
         self._chunks.append(body)
+        if self._body_size > STRANGERS_BODY >= self._body_size - size and not self._server.known(self._request):
+            self._refuse(ErrorKind.AUTHENTICATION_FAILED, "")
+            return
         request, patience = self._request, self._server.limits.body_timeout
         if request is not None:
             slowest = request.received_at + patience + self._body_size / MIN_BODY_RATE
@@ -212,7 +215,7 @@ class ClientConnection(asyncio.Protocol):
         chunks = self._chunks
         request.body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
         self._chunks = []
-        self._body_size = 0  # its room is the request's now: a refusal of what follows must not give it back
+        request.held, self._body_size = self._body_size, 0  # a refusal of what follows must not give its room back
         self._request = None
         self._reading_head = True
         self._unparsed_head = 0
@@ -239,7 +242,7 @@ class ClientConnection(asyncio.Protocol):
         """Gives the transport up to another protocol (the operations' server): this object is done with it."""
         request = self._active
         assert request is not None
-        self._server.unreserve(len(request.body))
+        self._server.unreserve(request.held)
         self._forget_the_rest()
         self._server.closed(self)
         self._refused = True
@@ -253,7 +256,7 @@ class ClientConnection(asyncio.Protocol):
         self._active = None
         self._job = None
         self._on_pause = self._on_resume = None
-        self._server.unreserve(len(request.body))
+        self._server.unreserve(request.held)
         if not request.keep_alive or self._told_to_close or self._refused:
             self._close()
             return
@@ -268,6 +271,15 @@ class ClientConnection(asyncio.Protocol):
             if len(self._pending) == MAX_PIPELINED - 1:
                 self._transport.resume_reading()
             self._begin(following)
+
+    def hold(self, size: int) -> bool:
+        """Takes so much more of the room for bodies (less, if negative) for the request that is being answered: its
+        body was unpacked. False when there is none left."""
+        request = self._active
+        if request is None or not self._server.reserve(size):
+            return False
+        request.held += size
+        return True
 
     # -- writing -------------------------------------------------------------------------------------------------
 
@@ -461,5 +473,5 @@ class ClientConnection(asyncio.Protocol):
         if self._request is not None and not self._refused:
             self._server.unreserve(self._body_size)
         for request in self._pending:
-            self._server.unreserve(len(request.body))
+            self._server.unreserve(request.held)
         self._pending.clear()

@@ -34,13 +34,15 @@ class Request:
     """One client request. `headers` has lower-case names; repeated fields are joined with a comma (RFC 9110, 5.3).
 
     `body` is whole, as it came, with any chunked framing removed. `received_at` is the loop's time in seconds when
-    the head was complete. `close_delimited`: an HTTP/1.0 client, for whom a stream ends with the connection.
+    the head was complete. `close_delimited`: an HTTP/1.0 client, for whom a stream ends with the connection. `held` is
+    how many bytes of the server's room for bodies it takes.
     """
 
     __slots__ = (
         "body",
         "close_delimited",
         "headers",
+        "held",
         "keep_alive",
         "method",
         "path",
@@ -59,6 +61,7 @@ class Request:
         self.headers = headers
         self.peer = peer
         self.body = b""
+        self.held = 0
         self.keep_alive = True
         self.close_delimited = False
         self.received_at = 0.0

@@ -9,6 +9,7 @@ _HOST = re.compile(rb"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~!$&'()*+;=%-]*)(?::[0-9
 _ABSOLUTE = re.compile(rb"https?://[^/?#]*", re.IGNORECASE)
 
 NOT_HTTP = "The request is not valid HTTP/1.1. Check the client or proxy."
+NO_ROOM = "The gateway holds as many request bodies as it may. Try again shortly."
 NO_WEBSOCKET = (
     "WebSocket connections are not supported, and so is /v1/realtime not. Use the HTTP endpoints, with stream: true "
     "for answers as they come."

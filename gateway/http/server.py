@@ -25,6 +25,8 @@ Refuser = Callable[[Request, ClientConnection, ErrorKind, str, int | None], None
 TakeOver = Callable[[ClientConnection, Request], bool]
 #: Gives a copy of a connection's descriptor to another process; whether that was possible.
 Give = Callable[[int], bool]
+#: Whether a request may be taken in whole, by its head.
+Known = Callable[[Request | None], bool]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +47,7 @@ class Server:
     """Accepts connections and gives each request to `handler`.
 
     `refuser` answers what is not a usable request; `take_over` may hand a connection to another protocol and then
-    returns True. `idle_timeout`: seconds that a connection may be idle now.
+    returns True. `idle_timeout`: seconds that a connection may be idle now. `known` judges requests with large bodies.
     """
 
     def __init__(self, limits: ServerLimits, handler: Handler, refuser: Refuser, take_over: TakeOver) -> None:
@@ -54,6 +56,7 @@ class Server:
         self.handler = handler
         self.refuser = refuser
         self.take_over = take_over
+        self.known: Known = lambda request: True
         self._connections: set[ClientConnection] = set()
         self._buffered = 0
         self._servers: list[asyncio.Server] = []
