@@ -11,6 +11,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from backends.dialect import Dialect
+from backends.forwarded import ForwardedCredentials
 from backends.registry import dialect_for
 from gateway.config.policy import AdaptiveConcurrency, FixedConcurrency
 from gateway.config.schema import BackendConfig, CircuitBreakerPolicy, PolicyConfig
@@ -119,7 +120,8 @@ class Endpoint:
         self.progress = ProgressWatch(max(policy.timeout.first_token, _LEAST_PROGRESS))
         self.context_length = config.context_length
         self.breaker = CircuitBreaker(_settings(policy.circuit_breaker), rng.random, on_change=self._changed)
-        self.dialect: Dialect = dialect_for(config.kind)
+        dialect = dialect_for(config.kind)
+        self.dialect: Dialect = ForwardedCredentials(dialect) if config.forward_authorization else dialect
         url = urlsplit(config.url)
         self.base_path = url.path.encode("latin-1")
         self.head_lines = _head_lines(url.netloc, config)

@@ -195,6 +195,50 @@ async def test_a_clients_authorization_is_passed_on_only_where_it_is_told_to() -
             assert not any("authorization" in seen.headers for seen in kept)
 
 
+REFUSALS = [("unauthorized", 401), ("forbidden", 403), ("rate_limited", 429)]
+
+
+@pytest.mark.parametrize(("name", "status"), REFUSALS)
+async def test_what_a_backend_says_of_a_clients_own_credentials_is_told_and_blames_nobody(
+    name: str, status: int
+) -> None:
+    async with FaultBackend() as one, FaultBackend() as two:
+        settings = config(one, two).replace("kind: vllm", "kind: vllm, forward_authorization: true")
+        settings += "policies: {default: {circuit_breaker: {consecutive_failures: 1}, stale_if_error: {ttl: 1h}}}\n"
+        async with running_gateway(settings) as gateway:
+            theirs = {"Authorization": "Bearer theirs"}
+            assert (await gateway.chat(headers=theirs, temperature=0)).status == 200
+            for backend in (one, two):
+                backend.inject(name)
+            refused = await gateway.chat(headers=theirs, temperature=0)
+            assert refused.status == status
+            assert "x-seawall-stale" not in refused.headers  # the key may have been taken back
+            for backend in (one, two):
+                backend.heal()
+            others = [await gateway.chat(headers={"Authorization": "Bearer others"}) for _ in range(16)]
+            assert {answer.status for answer in others} == {200}
+            assert {answer.headers["x-seawall-attempts"] for answer in others} == {"1"}
+            assert len({answer.headers["x-seawall-backend"] for answer in others}) == 2
+
+
+async def test_no_earlier_answer_is_shared_across_forwarded_credentials() -> None:
+    async with FaultBackend() as one, FaultBackend() as two:
+        settings = config(one, two).replace("kind: vllm", "kind: vllm, forward_authorization: true")
+        settings += "policies: {default: {stale_if_error: {ttl: 1h}, retry: {attempts: 2}}}\n"
+        async with running_gateway(settings) as gateway:
+            for name in ("Authorization", "X-API-Key"):
+                assert (await gateway.chat(headers={name: "Bearer theirs"}, temperature=0)).status == 200
+            for backend in (one, two):
+                backend.inject("internal_error")
+            for headers in ({}, {"Authorization": "Bearer others"}, {"X-API-Key": "others"}):
+                assert (await gateway.chat(headers=headers, temperature=0)).status == 502
+            both = {"Authorization": "Bearer theirs", "X-API-Key": "Bearer theirs"}
+            assert (await gateway.chat(headers=both, temperature=0)).status == 502
+            for name in ("Authorization", "X-API-Key"):
+                kept = await gateway.chat(headers={name: "Bearer theirs"}, temperature=0)
+                assert kept.headers["x-seawall-stale"] == "true"
+
+
 PROXIES = "trusted_proxies: ['127.0.0.0/8']"
 
 
