@@ -8,7 +8,8 @@ back and are let go as it has slots: one to find out, then as many as its limit 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from time import monotonic
 from typing import TYPE_CHECKING
 
@@ -54,6 +55,7 @@ class WaitingRoom:
         self._queue: AdmissionQueue[asyncio.Future[_Word]] = AdmissionQueue(settings)
         self._endpoints = tuple(dict.fromkeys(endpoints))
         self._called = 0  # those whose turn it is, but who have not run since
+        self._streams = 0  # broken ones that wait for an endpoint; they stand in no line
         self._passed = 0  # those in the line that had no use for what is free now
         self._was_up = True
         self._down_since: float | None = None
@@ -123,6 +125,21 @@ class WaitingRoom:
             numbers.queue_wait.observe(now - entry.since)
             if self._queue.cancel(entry) or choice is None:
                 self._go_on(now)  # it leaves without taking the slot that it may have been called up for
+
+    @contextmanager
+    def place_for_stream(self) -> Iterator[float]:
+        """For how many seconds a broken stream may wait for an endpoint that comes back: as long as requests may.
+
+        As many may wait as requests may, and none where what is left of the route has been given up.
+        """
+        settings = self._queue.settings
+        hopeless = given_up(endpoint.state for endpoint in self._endpoints)
+        taken = self._streams < settings.max_queue and not hopeless
+        self._streams += taken
+        try:
+            yield settings.max_wait if taken else 0.0
+        finally:
+            self._streams -= taken
 
     # -- in ------------------------------------------------------------------------------------------------------------
 

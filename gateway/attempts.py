@@ -340,14 +340,19 @@ class Attempts:
                 attempt.expire(Failure(ErrorKind.INFERENCE_TIMEOUT, evidence))
 
     def _out_of_time(self) -> GatewayError:
-        kind = ErrorKind.DEADLINE_EXCEEDED if self._ctx.deadline_is_clients else ErrorKind.INFERENCE_TIMEOUT
         self.abandon()
-        return GatewayError(kind, attempts=self._ctx.failed_attempts())
+        return GatewayError(self._deadline_kind, attempts=self._ctx.failed_attempts())
+
+    @property
+    def _deadline_kind(self) -> ErrorKind:
+        return ErrorKind.DEADLINE_EXCEEDED if self._ctx.deadline_is_clients else ErrorKind.INFERENCE_TIMEOUT
 
     def _total_failure(self) -> GatewayError:
         failed = self._ctx.failed_attempts()
         if failed:
             return GatewayError.from_failures(failed)
+        if self.plan.too_late:
+            return GatewayError(self._deadline_kind, _TOO_LATE)
         told = down(candidate.endpoint for tier in self._route.tiers for candidate in tier)
         overloaded = GatewayError(ErrorKind.MODEL_OVERLOADED, _NOBODY, retry_after=self._route.retry_after(monotonic()))
         return told or overloaded
@@ -375,5 +380,7 @@ def book(services: Services, ctx: RequestContext, attempt: Attempt, failure: Fai
 _ABOUT_THE_REQUEST = (Elsewhere.NO, Elsewhere.LONGER_CONTEXT, Elsewhere.ONCE)
 #: Whose fault a waste is, where it is not the attempt's own.
 _CAUSES = {ErrorKind.CLIENT_DISCONNECTED: "disconnected", ErrorKind.DEADLINE_EXCEEDED: "deadline"}
+#: Said when none was asked, as none could have answered in time.
+_TOO_LATE = "No backend for this model has lately begun an answer within the time allowed. Allow more time."
 #: Said when no endpoint could even be asked.
 _NOBODY = "No backend for this model can be asked right now. Wait as long as Retry-After says, then try again."

@@ -23,6 +23,7 @@ from gateway.upstream.pool import Pool
 from gateway.upstream.request import passed_on
 from policies.breaker import BreakerSettings, CircuitBreaker, Permit, SlowCallSettings, State, Verdict
 from policies.concurrency import ConcurrencyLimit, FixedLimit, GradientLimit
+from policies.deadline import Quickest
 from policies.outcome import Blame, ErrorKind, Failure
 from policies.outlier import slow_start
 from policies.progress import ProgressWatch
@@ -91,6 +92,7 @@ class Endpoint:
         "pool",
         "probe_target",
         "progress",
+        "quickest",
         "service",
         "state",
         "strained",
@@ -117,6 +119,7 @@ class Endpoint:
         self.on_transition: Callable[[State], None] = lambda state: None
         self.on_missed: Callable[[str], None] = lambda name: None
         self.vitality = Vitality()
+        self.quickest = Quickest()
         self.progress = ProgressWatch(max(policy.timeout.first_token, _LEAST_PROGRESS))
         self.context_length = config.context_length
         self.breaker = CircuitBreaker(_settings(policy.circuit_breaker), rng.random, on_change=self._changed)
@@ -222,6 +225,7 @@ class Endpoint:
     def answered(self, seconds: float, now: float, tokens: int | None) -> None:
         """A first token came after `seconds`, or a whole answer of so many `tokens` (None where nothing says)."""
         self.vitality.seen(now)
+        self.quickest.observe(seconds, now)
         self.limiter.observe(seconds, self.in_flight, now, tokens)
 
     def end(

@@ -12,6 +12,7 @@ import orjson
 from gateway.attempt import AnswerKind, Attempt
 from gateway.attempts import Attempts
 from gateway.context import RequestContext
+from gateway.http.job import Signal
 from gateway.race import Race
 from gateway.relay.passage import Passage, Plain
 from gateway.relay.resume import Resumption, Way
@@ -23,6 +24,8 @@ from policies.outcome import Elsewhere, Failure
 
 #: Seconds for asking an endpoint for the text of token ids, which takes it a millisecond.
 _DETOKENIZE_TIMEOUT = 2.0
+#: Seconds between looks for an endpoint that is back.
+_INTERVAL = 0.1
 
 
 class Failover:
@@ -82,20 +85,40 @@ class Failover:
     async def _elsewhere(self, resumption: Resumption) -> tuple[str, tuple[Attempt, Passage] | None]:
         """(what became of it, for the metrics; attempt and passage)."""
         attempts, outcome = self._attempts, "no_endpoint"
-        while (choice := attempts.plan.resume(monotonic(), resumption.fits)) is not None:
-            if not await attempts.wait(choice):
-                continue
-            order = await resumption.order(choice.target, partial(self._text_of, choice.target))
-            if order is None:
-                outcome = "not_exact"
-                continue
-            outcome = "failed"
-            attempt = await attempts.resumed(choice, order)
-            if attempt is not None:
-                resumption.count += 1
-                self._numbers.wasted("interrupted", 0.0, order.wasted)
-                return order.way.value, (attempt, order.passage)
-        return outcome, None
+        with self._route.room.place_for_stream() as patience:
+            until = min(monotonic() + patience, self._ctx.deadline)
+            while True:
+                choice = attempts.plan.resume(monotonic(), resumption.fits)
+                if choice is None:
+                    if not await self._later(resumption, until):
+                        return outcome, None
+                    continue
+                if not await attempts.wait(choice):
+                    continue
+                order = await resumption.order(choice.target, partial(self._text_of, choice.target))
+                if order is None:
+                    outcome, until = "not_exact", 0.0  # likely so at others too: not worth a wait
+                    continue
+                outcome = "failed"
+                attempt = await attempts.resumed(choice, order)
+                if attempt is not None:
+                    resumption.count += 1
+                    self._numbers.wasted("interrupted", 0.0, order.wasted)
+                    return order.way.value, (attempt, order.passage)
+
+    async def _later(self, resumption: Resumption, until: float) -> bool:
+        """Waits a moment, where an endpoint that is out now may be back before `until` (loop time)."""
+        now = monotonic()
+        if now >= until or not self._attempts.plan.may_resume_later(now, resumption.fits):
+            return False
+        moment = Signal()
+        timer = self._loop.call_at(min(until, now + _INTERVAL), moment.set)
+        try:
+            await moment
+        finally:
+            timer.cancel()
+            self._ctx.waited(now, monotonic())
+        return True
 
     async def _text_of(self, candidate: Candidate, ids: Sequence[int]) -> str | None:
         """The text of token ids, as an endpoint says; None when it can't."""

@@ -71,6 +71,9 @@ class Candidate:
     def load(self, now: float) -> float:
         return self.endpoint.load(now)
 
+    def least(self, now: float) -> float:
+        return self.endpoint.quickest.least(now)
+
     def busy(self, now: float) -> bool:
         return self.endpoint.busy(now)
 

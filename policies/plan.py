@@ -11,7 +11,7 @@ ejected than may be, one of the ejected is asked.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Generic, Protocol, TypeVar
 
@@ -33,6 +33,8 @@ MAX_RECOVERIES = 2
 SHRUNK = "shrunk"
 #: The reason of an attempt that goes on with a broken stream.
 RESUME = "resume"
+#: With so many seconds left, nothing that can be known of an endpoint makes an attempt pointless.
+_AMPLE = 120.0
 
 
 class Target(Protocol):
@@ -40,6 +42,9 @@ class Target(Protocol):
 
     @property
     def context_length(self) -> int | None: ...
+
+    def least(self, now: float) -> float:
+        """Seconds that an answer's beginning takes there at the least, as far as is known; 0 when nothing is."""
 
     def usable(self, now: float) -> bool:
         """Whether it may be asked at all now: healthy, circuit not open, below its limit."""
@@ -79,6 +84,7 @@ class AttemptPlan(Generic[T]):
     """One request's plan. Not reused."""
 
     __slots__ = (
+        "_asked",
         "_attempts",
         "_backoff",
         "_broken",
@@ -101,6 +107,7 @@ class AttemptPlan(Generic[T]):
         "_tried",
         "_withdraw",
         "budget_exhausted",
+        "too_late",
     )
 
     def __init__(
@@ -134,7 +141,8 @@ class AttemptPlan(Generic[T]):
         self._failed_at = 0.0
         self._recoveries = 0
         self._tier = 0
-        self._tried: list[T] = []
+        self._tried: list[T] = []  # of the present tier
+        self._asked: list[T] = []
         self._silent: list[T] = []
         self._broken: list[T] = []
         self._attempts = 0
@@ -143,6 +151,7 @@ class AttemptPlan(Generic[T]):
         self._doubts = 0
         self._last: Failure | None = None
         self.budget_exhausted = False
+        self.too_late = False  # whether an endpoint was passed over as it could not have answered in time
 
     @property
     def tier(self) -> int:
@@ -184,7 +193,8 @@ class AttemptPlan(Generic[T]):
             return None
         for tier in range(self._tier, len(self._tiers)):
             usable = [target for target in self._tiers[tier] if target.usable(now) and target.away_until() <= now]
-            back = [target for target in self._open(usable) if target.recovered_since(self._failed_at, now)]
+            open_ = self._in_time(self._open(usable), now)
+            back = [target for target in open_ if target.recovered_since(self._failed_at, now)]
             if back:
                 self._recoveries += 1
                 self._charge(now)
@@ -205,14 +215,16 @@ class AttemptPlan(Generic[T]):
         if self._attempts >= self._max_attempts or len(running) == 0:
             return None
         usable = [t for t in self._tiers[self._tier] if t not in self._tried and t.usable(now)]
-        present = [target for target in self._open(usable) if target.away_until() <= now]
+        present = [target for target in self._in_time(self._open(usable), now) if target.away_until() <= now]
         if not present or not withdraw(now):
             return None
         return self._taken(self._tier, Choice(self._pick(present, now), 0.0, HEDGE))
 
     def again(self, target: T, now: float) -> Choice[T] | None:
         """The endpoint that has just failed once more, for a smaller request; None when there is no attempt left."""
-        if self._attempts >= self._max_attempts or not target.usable(now) or not self._paid(now, target):
+        if self._attempts >= self._max_attempts or not target.usable(now) or not self._in_time([target], now):
+            return None
+        if not self._paid(now, target):
             return None
         return self._taken(self._tier, Choice(target, 0.0, SHRUNK))
 
@@ -220,28 +232,58 @@ class AttemptPlan(Generic[T]):
         """Another endpoint for an answer that broke after it had begun; `fits` says which can go on with it.
 
         From the same budget as other attempts, beyond which a request gets as many as its answer may be resumed. Never
-        one that this stream broke at (see `broke`); one that was not asked yet first. The request was admitted, so an
-        endpoint at its limit may be asked when no other can, one of a tier passed over when it began, and at last one
-        of those ejected beyond what may be.
+        one that this stream broke at (see `broke`); one that was not asked yet first, of whatever tier. The request was
+        admitted, so an endpoint at its limit may be asked when no other can, and at last one of those ejected beyond
+        what may be. One that failed may be asked again after the backoff; one that could not be reached when it is back.
         """
+        if not self._may_go_elsewhere():
+            return None
+        if self._attempts < self._max_attempts + self._max_resumes:
+            for tier, targets, delay, why in self._resumable(now, fits):
+                if targets and (choice := self._choice(targets, now, delay, why)) is not None:
+                    if not self._paid(now, choice.target, left=True):
+                        return None
+                    self._returns += delay > 0.0
+                    return self._taken(tier, choice)
+        return self._resume_at_recovered(now, fits)
+
+    def may_resume_later(self, now: float, fits: Callable[[T], bool]) -> bool:
+        """Whether an endpoint that could go on with the answer is out, in doubt or on probation now."""
+        if not self._may_go_elsewhere():
+            return False
+        if self._attempts >= self._max_attempts + self._max_resumes and self._recoveries >= MAX_RECOVERIES:
+            return False
+        targets = [target for tier in self._tiers for target in self._unbroken(tier, fits)]
+        return any(not (target.sound() and (target.usable(now) or target.busy(now))) for target in targets)
+
+    def _may_go_elsewhere(self) -> bool:
         last = self._last
         if last is None or last.elsewhere is not Elsewhere.YES:
-            return None
-        if self._attempts >= self._max_attempts + self._max_resumes:
-            return None
-        if last.kind not in self._on and last.kind not in _ALWAYS_ELSEWHERE:
-            return None
+            return False
+        return last.kind in self._on or last.kind in _ALWAYS_ELSEWHERE
+
+    def _resumable(self, now: float, fits: Callable[[T], bool]) -> Iterator[tuple[int, list[T], float, str]]:
+        """(tier, endpoints, wait, why) in the order in which a broken answer is taken to them."""
         tiers = (*range(self._tier, len(self._tiers)), *range(self._tier))
+        unbroken = {tier: self._unbroken(self._tiers[tier], fits) for tier in tiers}
+        for again, delay in ((False, 0.0), (True, self._backoff(self._returns + 1))):
+            for tier in tiers:
+                known = [t for t in unbroken[tier] if (t in self._asked) is again and not (again and t.doubtful())]
+                yield tier, [t for t in known if t.usable(now)], delay, RESUME
+                yield tier, [t for t in known if t.busy(now)], delay, RESUME
         for tier in tiers:
-            open_ = self._unbroken(self._tiers[tier], fits)
-            for able in ([t for t in open_ if t.usable(now)], [t for t in open_ if t.busy(now)]):
-                fresh = [target for target in able if target not in self._tried]
-                if able and (choice := self._choice(fresh or able, now, 0.0, RESUME)) is not None:
-                    return self._taken(tier, choice) if self._paid(now, choice.target, left=True) else None
-        for tier in tiers:
-            ejected = self._unbroken(self._ejected(self._tiers[tier], now), fits)
-            if ejected and (choice := self._choice(ejected, now, 0.0, LAST_RESORT)) is not None:
-                return self._taken(tier, choice) if self._paid(now, choice.target, left=True) else None
+            yield tier, self._unbroken(self._ejected(self._tiers[tier], now), fits), 0.0, LAST_RESORT
+
+    def _resume_at_recovered(self, now: float, fits: Callable[[T], bool]) -> Choice[T] | None:
+        if self._recoveries >= MAX_RECOVERIES:
+            return None
+        for tier, targets in enumerate(self._tiers):
+            usable = [t for t in self._in_time(self._unbroken(targets, fits), now) if t.usable(now)]
+            back = [t for t in usable if t.recovered_since(self._failed_at, now) and t.away_until() <= now]
+            if back:
+                self._recoveries += 1
+                self._charge(now)
+                return self._taken(tier, Choice(self._pick(back, now), 0.0, RECOVERED))
         return None
 
     def _unbroken(self, targets: Sequence[T], fits: Callable[[T], bool]) -> list[T]:
@@ -328,8 +370,9 @@ class AttemptPlan(Generic[T]):
             self._tier = tier
             self._tried = []
         self._attempts += 1
-        if choice.target not in self._tried:
-            self._tried.append(choice.target)
+        for known in (self._tried, self._asked):
+            if choice.target not in known:
+                known.append(choice.target)
         return choice
 
     def _paid(self, now: float, target: T, *, left: bool = False) -> bool:
@@ -349,14 +392,26 @@ class AttemptPlan(Generic[T]):
     def _choice(self, targets: list[T], now: float, delay: float, why: str) -> Choice[T] | None:
         """Those that did not ask to be left alone first, and of these those that are surely there; else the soonest
         back, if it is back before the deadline."""
+        targets = self._in_time(targets, now + delay)
         present = [target for target in targets if target.away_until() <= now]
         if present:
             if len(present) > 1:
                 present = [target for target in present if not target.avoided()] or present
-            return Choice(self._pick(present, now), delay, why) if now + delay < self._deadline else None
-        soonest = min(targets, key=lambda target: target.away_until())
-        delay = max(delay, soonest.away_until() - now)
-        return Choice(soonest, delay, why) if now + delay < self._deadline else None
+            return Choice(self._pick(present, now), delay, why)
+        waits = [(max(delay, target.away_until() - now), target) for target in targets]
+        for delay, soonest in sorted(waits, key=lambda wait: wait[0]):
+            if self._in_time([soonest], now + delay):
+                return Choice(soonest, delay, why)
+        return None
+
+    def _in_time(self, targets: Sequence[T], start: float) -> list[T]:
+        """Those of which an attempt that starts at that time can have an answer before the deadline."""
+        left = self._deadline - start
+        if left > _AMPLE:
+            return list(targets)
+        able = [target for target in targets if target.least(start) < left]
+        self.too_late = self.too_late or len(able) < len(targets)
+        return able
 
     def _fits(self, target: T) -> bool:
         return self._min_context == 0 or (target.context_length or 0) >= self._min_context

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policies.deadline import MAX_TIMEOUT, Deadline, parse_timeout
+from policies.deadline import MAX_TIMEOUT, Deadline, Quickest, parse_timeout
 
 
 @pytest.mark.parametrize(
@@ -76,3 +76,29 @@ def test_the_next_hop_is_told_what_is_left() -> None:
     deadline = Deadline(0.0, 10.0)
     assert deadline.header_value(7.5) == "2.500"
     assert parse_timeout(deadline.header_value(20.0)) == 0.001
+
+
+def test_the_quickest_is_the_least_of_the_latest_answers_and_nothing_until_there_are_some() -> None:
+    quickest = Quickest()
+    for number in range(9):
+        quickest.observe(1.0 + number, 100.0)
+        assert quickest.least(100.0) == 0.0
+    quickest.observe(3.0, 100.0)
+    assert quickest.least(100.0) == 1.0
+    quickest.observe(2.0, 170.0)
+    assert quickest.least(170.0) == 1.0  # of the window before
+    quickest.observe(2.5, 231.0)
+    assert quickest.least(231.0) == 2.0
+    assert quickest.least(400.0) == 0.0  # long ago: it may be quicker now
+
+
+@given(st.lists(st.tuples(st.floats(0.001, 50.0), st.floats(0.0, 90.0)), min_size=1, max_size=60))
+def test_the_quickest_is_never_more_than_what_the_last_minute_took(samples: list[tuple[float, float]]) -> None:
+    quickest, now, seen = Quickest(), 0.0, list[tuple[float, float]]()
+    for seconds, pause in samples:
+        now += pause
+        quickest.observe(seconds, now)
+        seen.append((now, seconds))
+        least = quickest.least(now)
+        assert least <= min(took for at, took in seen if now - at <= 60.0)
+        assert least == 0.0 or least >= min(took for at, took in seen if now - at <= 180.0)

@@ -34,12 +34,16 @@ class Place:
     strained: bool = False
     good: bool = False
     back_at: float = 0.0
+    quickest: float = 0.0
 
     def usable(self, now: float) -> bool:
         return self.open and not self.full
 
     def busy(self, now: float) -> bool:
         return self.open and self.full
+
+    def least(self, now: float) -> float:
+        return self.quickest
 
     def away_until(self) -> float:
         return self.away
@@ -471,4 +475,33 @@ def test_it_is_never_tried_again_at_the_same_endpoint_and_a_fallback_is_as_good_
 
 def chosen(p: AttemptPlan[Place]) -> tuple[Place, str] | None:
     choice = p.next(0.0)
+    return (choice.target, choice.why) if choice is not None else None
+
+
+def test_nothing_is_started_that_cannot_be_in_time() -> None:
+    slow, quick = Place("slow", quickest=2.0), Place("quick", quickest=0.5)
+    p = plan([[slow, quick]], deadline=10.0)
+    assert chosen_at(p, 8.5) == (quick, "primary")
+    p.failed(quick, Failure(ErrorKind.BACKEND_UNREACHABLE), 8.6)
+    assert chosen_at(p, 8.6) is None
+    assert p.too_late
+    assert p.hedge(8.6, [quick], lambda now: True) is None
+    in_time = plan([[slow, quick]], deadline=11.0)
+    assert chosen_at(in_time, 8.5) == (slow, "primary")
+    assert not in_time.too_late
+
+
+def test_with_ample_time_nothing_is_asked_about_it() -> None:
+    p = plan([[Place("a", quickest=1e9)]], deadline=1000.0)
+    assert chosen_at(p, 0.0) is not None
+
+
+def test_a_pause_counts_towards_what_an_attempt_needs() -> None:
+    a = Place("a", quickest=1.0, away=2.5)
+    assert chosen_at(plan([[a]], deadline=3.0), 0.0) is None
+    assert chosen_at(plan([[a]], deadline=4.0), 0.0) == (a, "primary")
+
+
+def chosen_at(p: AttemptPlan[Place], now: float) -> tuple[Place, str] | None:
+    choice = p.next(now)
     return (choice.target, choice.why) if choice is not None else None

@@ -21,6 +21,9 @@ class Place:
     full: bool = False
     away: float = 0.0
     well: bool = False
+    missed: bool = False
+    back_at: float = 0.0
+    quickest: float = 0.0
     context_length: int | None = None
 
     def usable(self, now: float) -> bool:
@@ -29,11 +32,14 @@ class Place:
     def busy(self, now: float) -> bool:
         return self.up
 
+    def least(self, now: float) -> float:
+        return self.quickest
+
     def away_until(self) -> float:
         return self.away
 
     def doubtful(self) -> bool:
-        return False
+        return self.missed
 
     def avoided(self) -> bool:
         return False
@@ -42,7 +48,7 @@ class Place:
         return self.well
 
     def recovered_since(self, at: float, now: float) -> bool:
-        return False
+        return self.back_at > at
 
 
 def plan_of(*tiers: list[Place], attempts: int = 5, budget: int = 100, deadline: float = 100.0) -> AttemptPlan[Place]:
@@ -139,3 +145,71 @@ def test_what_is_not_the_endpoints_fault_is_not_resumed(kind: ErrorKind) -> None
     assert choice is not None
     plan.broke(choice.target, Failure(kind), 0.0)
     assert resumed(plan) is None
+
+
+def failed_at(plan: AttemptPlan[Place], now: float = 1.0) -> str | None:
+    """Takes the next resume, which fails before its first content."""
+    choice = plan.resume(now, lambda place: True)
+    if choice is None:
+        return None
+    plan.failed(choice.target, BROKE, now)
+    return choice.target.name
+
+
+def test_an_endpoint_of_a_further_tier_comes_before_one_that_failed_to_go_on() -> None:
+    plan = plan_of([Place("a"), Place("b")], [Place("c")], attempts=6)
+    begun(plan)
+    assert [failed_at(plan) for _ in range(2)] == ["b", "c"]
+    choice = plan.resume(1.0, lambda place: True)
+    assert choice is not None
+    assert choice.delay == pytest.approx(0.1)  # back to one that failed: after the backoff
+
+
+def test_one_that_cannot_be_reached_is_asked_again_when_it_is_back() -> None:
+    b = Place("b")
+    plan = plan_of([Place("a"), b], attempts=3)
+    begun(plan)
+    assert failed_at(plan, 1.0) == "b"
+    b.missed = True
+    assert plan.resume(2.0, lambda place: True) is None
+    assert plan.may_resume_later(2.0, lambda place: True)
+    b.missed, b.back_at = False, 3.0
+    choice = plan.resume(3.5, lambda place: True)
+    assert choice is not None
+    assert choice.target is b
+
+
+def test_recoveries_go_beyond_the_attempts_and_are_bounded() -> None:
+    b = Place("b")
+    plan = plan_of([Place("a"), b], attempts=2)
+    begun(plan)
+    assert failed_at(plan, 1.0) == "b"
+    assert plan.resume(1.5, lambda place: True) is None
+    seen = []
+    for at in (2.0, 3.0, 4.0):
+        b.back_at = at + 0.5
+        seen.append(failed_at(plan, at + 0.6))
+    assert seen == ["b", "b", None]
+    assert not plan.may_resume_later(9.0, lambda place: True)
+
+
+@pytest.mark.parametrize(
+    ("other", "later"),
+    [
+        (Place("b", up=False), True),
+        (Place("b", well=True), False),  # nothing speaks against it: it was refused for want of attempts or time
+        (Place("a2", up=False), True),
+    ],
+)
+def test_who_is_worth_waiting_for(other: Place, later: bool) -> None:
+    plan = plan_of([Place("a"), other])
+    begun(plan)
+    assert plan.may_resume_later(1.0, lambda place: True) is later
+    assert not plan.may_resume_later(1.0, lambda place: False)
+
+
+def test_no_endpoint_is_asked_that_could_not_answer_before_the_deadline() -> None:
+    plan = plan_of([Place("a"), Place("b", quickest=5.0), Place("c", quickest=0.5)], deadline=3.0)
+    begun(plan)
+    assert resumed(plan) == "c"
+    assert plan.too_late
