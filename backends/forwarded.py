@@ -1,4 +1,4 @@
-"""A backend that sees the client's own credentials (`forward_authorization`): what it says of them concerns the client."""
+"""A backend that sees the client's own credentials (`forward_authorization`): what it says of them is the client's."""
 
 from __future__ import annotations
 

@@ -67,6 +67,7 @@ class Attempts:
                 elif not race.running:
                     if choice is None:
                         raise self._total_failure()
+                    self.plan.forgo()
                     choice = await self._next()  # the endpoint has gone while the request waited for it
                     continue
                 attempt = await race.next(self._patience())

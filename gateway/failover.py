@@ -94,6 +94,7 @@ class Failover:
                         return outcome, None
                     continue
                 if not await attempts.wait(choice):
+                    attempts.plan.forgo()
                     continue
                 order = await resumption.order(choice.target, partial(self._text_of, choice.target))
                 if order is None:

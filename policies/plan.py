@@ -176,13 +176,14 @@ class AttemptPlan(Generic[T]):
         )
 
     def may_recover(self, now: float) -> bool:
-        """Whether every endpoint left to this request is out or in doubt, so that one that comes back could help."""
+        """Whether every endpoint left to this request is out or in doubt, or one that is back has no slot yet."""
         last = self._last
         if last is not None and (last.elsewhere is not Elsewhere.YES or last.kind not in self._on):
             return False
         targets = [target for tier in self._tiers[self._tier :] for target in self._open(tier)]
         out = all(target.doubtful() or not (target.usable(now) or target.busy(now)) for target in targets)
-        return bool(targets) and out and self._recoveries < MAX_RECOVERIES
+        back = any(target.busy(now) and target.recovered_since(self._failed_at, now) for target in targets)
+        return bool(targets) and (out or back) and self._recoveries < MAX_RECOVERIES
 
     def recovered(self, now: float) -> Choice[T] | None:
         """An endpoint that came back while the request waited, which it has tried already; None when there is none.
@@ -234,7 +235,7 @@ class AttemptPlan(Generic[T]):
         From the same budget as other attempts, beyond which a request gets as many as its answer may be resumed. Never
         one that this stream broke at (see `broke`); one that was not asked yet first, of whatever tier. The request was
         admitted, so an endpoint at its limit may be asked when no other can, and at last one of those ejected beyond
-        what may be. One that failed may be asked again after the backoff; one that could not be reached when it is back.
+        what may be. One that failed is asked again after the backoff, one that could not be reached when it is back.
         """
         if not self._may_go_elsewhere():
             return None
@@ -288,6 +289,10 @@ class AttemptPlan(Generic[T]):
 
     def _unbroken(self, targets: Sequence[T], fits: Callable[[T], bool]) -> list[T]:
         return [target for target in self._open(targets) if target not in self._broken and fits(target)]
+
+    def forgo(self) -> None:
+        """The last choice came to nothing: its endpoint had gone before it was asked, which is no attempt."""
+        self._attempts -= 1
 
     def broke(self, target: T, failure: Failure, now: float) -> None:
         """Records that an answer which had begun broke there."""

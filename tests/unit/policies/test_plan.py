@@ -505,3 +505,30 @@ def test_a_pause_counts_towards_what_an_attempt_needs() -> None:
 def chosen_at(p: AttemptPlan[Place], now: float) -> tuple[Place, str] | None:
     choice = p.next(now)
     return (choice.target, choice.why) if choice is not None else None
+
+
+def test_an_endpoint_that_is_back_but_has_no_slot_is_worth_waiting_for() -> None:
+    a = Place("a")
+    p = plan([[a]], attempts=1)
+    assert chosen_at(p, 0.0) == (a, "primary")
+    p.failed(a, Failure(ErrorKind.BACKEND_UNREACHABLE), 1.0)
+    a.full = True
+    assert not p.may_recover(2.0)
+    a.back_at = 1.5
+    assert p.may_recover(2.0)
+    assert p.recovered(2.0) is None
+    a.full = False
+    choice = p.recovered(2.5)
+    assert choice is not None
+    assert (choice.target, choice.why) == (a, "recovered")
+
+
+def test_an_attempt_that_was_never_made_is_not_counted() -> None:
+    a, b, c = Place("a"), Place("b"), Place("c")
+    p = plan([[a, b, c]], attempts=2)
+    assert chosen_at(p, 0.0) == (a, "primary")
+    p.failed(a, Failure(ErrorKind.GENERATION_FAILED), 0.0)
+    assert chosen_at(p, 0.0) == (b, "retry")
+    p.forgo()
+    assert chosen_at(p, 0.0) == (c, "retry")
+    assert chosen_at(p, 0.0) is None
