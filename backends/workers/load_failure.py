@@ -144,6 +144,7 @@ _SIGNS: tuple[tuple[Cause, re.Pattern[str]], ...] = (
         _any(
             r"error: (?:unrecognized arguments|argument |the following arguments)", r"User-specified max_model_len",
             r"validation errors? for \w+Config",
+            r"Sleep mode is not supported",
         ),
     ),
 )  # fmt: skip

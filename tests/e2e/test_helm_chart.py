@@ -36,6 +36,9 @@ SHAPES: dict[str, dict[str, Any]] = {
     },
     "discovery": {"discovery": {"namespaces": ["models", "more-models"]}},
     "scraped": {"serviceMonitor": {"enabled": True, "labels": {"release": "prometheus"}}},
+    "workers scraped": {
+        "workerMonitor": {"enabled": True, "namespaces": ["models"], "labels": {"release": "prometheus"}}
+    },
     "placed": {
         "nodeSelector": {"pool": "cpu"},
         "tolerations": [{"key": "cpu", "operator": "Exists"}],
@@ -109,7 +112,7 @@ def test_kubernetes_accepts_what_it_renders_to(renderer: Path, tmp_path: Path, o
     assert ("NetworkPolicy" in kinds) is ("networkPolicy" in over)
     assert kinds.count("RoleBinding") == len(over.get("discovery", {}).get("namespaces", ()))
     for document in documents:
-        if document["kind"] != "ServiceMonitor":  # the Prometheus operator's, not Kubernetes' own
+        if document["kind"] not in ("ServiceMonitor", "PodMonitor"):  # the Prometheus operator's, not Kubernetes' own
             kubernetes_validate.validate(document, VERSION, strict=True)
 
 

@@ -26,6 +26,7 @@ if __package__ in (None, ""):  # run by its path
 from tests.support.exchange import CutError, Exchange
 from tests.support.faults import Fault, FaultKind, FaultSet, fault, from_json
 from tests.support.request_log import RequestLog, SeenRequest
+from tests.support.sleep_mode import SleepMode
 from tests.support.vllm_answers import Reply, StreamReply, VllmModel
 from tests.support.wire import Connection, RawRequest
 
@@ -57,6 +58,7 @@ class FaultBackend:
         self.connections_accepted = 0
         self._faults = FaultSet(seed)
         self._healed = asyncio.Event()
+        self.sleep_mode = SleepMode()
         self._servers: list[asyncio.Server] = []
         self._connections: set[Connection] = set()
         self._running = self._queued = self._generated = self._answered = 0
@@ -167,6 +169,9 @@ class FaultBackend:
         return exchange.keep_alive
 
     async def _answer(self, exchange: Exchange, request: RawRequest, faults: list[Fault]) -> None:
+        if (told := self.sleep_mode.answer(request)) is not None:
+            await exchange.answer(told)
+            return
         if not request.path.startswith("/v1/") or request.method != "POST":
             await exchange.answer(self._operational(request))
             return
@@ -176,6 +181,7 @@ class FaultBackend:
         per_frame = exchange.tokens_per_frame
         reply = self.model.answer(request.method, request.path, request.headers, body, tokens_per_frame=per_frame)
         async with self._slot():
+            await self.sleep_mode.until_awake()
             await exchange.answer(reply)
 
     def _operational(self, request: RawRequest) -> Reply | StreamReply:
@@ -232,11 +238,10 @@ class FaultBackend:
             "num_requests_running": self._running,
             "num_requests_waiting": self._queued,
             "kv_cache_usage_perc": min(1.0, self._running / 64),
-            "engine_sleep_state": 0,
         } | self.gauges
         counters = {"request_success_total": self._answered, "generation_tokens_total": self._tokens_made()}
         counters |= {"num_preemptions_total": 0}
-        lines = []
+        lines = self.sleep_mode.exposition(self.model.name)
         for kind, values in (("gauge", gauges), ("counter", counters)):
             for name, value in values.items():
                 base = name.removesuffix("_total") if kind == "counter" else name

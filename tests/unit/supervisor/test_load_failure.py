@@ -27,6 +27,10 @@ ROOT_ABOVE = [
         ("huggingface_hub.errors.LocalEntryNotFoundError: Cannot find an appropriate cached snapshot", Cause.FILES),
         (WORKER + "safetensors._safetensors_rust.SafetensorError: Error while deserializing header", Cause.WEIGHTS),
         ("vllm: error: unrecognized arguments: --no-such-flag 3", Cause.USAGE),
+        (
+            "  Value error, Sleep mode is not supported on current platform. [type=value_error]",
+            Cause.USAGE,
+        ),
         ("  Value error, User-specified max_model_len (99999) is greater than the derived max_model_len", Cause.USAGE),
         ("RuntimeError: start (0) + length (512) exceeds dimension size (256).", Cause.WEIGHTS),
         ("OSError: It looks like the config file at '/m/config.json' is not a valid JSON file.", Cause.WEIGHTS),

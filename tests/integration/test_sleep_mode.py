@@ -1,0 +1,75 @@
+"""A model that sleeps gets no requests, and gets them again when it is awake."""
+
+from __future__ import annotations
+
+import asyncio
+
+import aiohttp
+
+from backends.workers.token_probe import TokenProbe
+from tests.support.fault_backend import FaultBackend
+from tests.support.gateway import RunningGateway, running_gateway
+from tests.support.waiting import eventually
+
+
+def config(*backends: FaultBackend) -> str:
+    lines = "\n".join(
+        f"  b{number}: {{url: '{backend.url}', kind: vllm, health: {{interval: 100ms}}}}"
+        for number, backend in enumerate(backends)
+    )
+    names = ", ".join(f"b{number}" for number in range(len(backends)))
+    return f"backends:\n{lines}\nroutes: [{{model: tiny, backends: [{names}]}}]\n"
+
+
+async def post(gateway: RunningGateway, url: str) -> object:
+    async with gateway.session.post(url) as answer:
+        assert answer.status == 200
+        return await answer.json()
+
+
+async def test_requests_go_elsewhere_while_one_sleeps_and_come_back_when_it_is_awake() -> None:
+    async with FaultBackend() as a, FaultBackend() as b, running_gateway(config(a, b)) as gateway:
+        first, second = gateway.gateway.runtime.endpoints.values()
+        await eventually(lambda: first.state == second.state == "healthy")
+        assert await post(gateway, f"{a.url}/sleep?level=1&mode=abort") == {"status": "sleeping", "level": 1}
+        await eventually(lambda: first.state == "asleep")
+        answers = [await gateway.chat() for _ in range(6)]
+        assert {(answer.status, answer.headers["x-seawall-backend"]) for answer in answers} == {(200, "b1")}
+        assert await post(gateway, f"{a.url}/wake_up") == {"status": "awake", "tags": None}
+        await eventually(lambda: first.state == "healthy")
+        backends = {(await gateway.chat()).headers["x-seawall-backend"] for _ in range(8)}
+        assert backends == {"b0", "b1"}
+
+
+async def test_a_request_that_meets_an_engine_just_asleep_is_answered_by_another() -> None:
+    """It is taken in and held; the gateway asks another beside it."""
+    async with FaultBackend() as a, FaultBackend() as b:
+        text = config(a, b).replace("100ms", "1h") + "policies: {default: {timeout: {first_token: 200ms}}}\n"
+        async with running_gateway(text) as gateway:
+            await post(gateway, f"{a.url}/sleep")
+            answers = await asyncio.gather(*[gateway.chat() for _ in range(4)])
+            assert {answer.status for answer in answers} == {200}
+            assert {answer.headers["x-seawall-backend"] for answer in answers} == {"b1"}
+
+
+async def test_when_all_sleep_clients_are_told_at_once_and_served_once_one_is_awake() -> None:
+    async with FaultBackend() as a, running_gateway(config(a)) as gateway:
+        (only,) = gateway.gateway.runtime.endpoints.values()
+        await post(gateway, f"{a.url}/sleep?level=2")
+        await eventually(lambda: only.state == "asleep")
+        refused = await gateway.chat()
+        assert (refused.status, refused.headers["x-should-retry"]) == (503, "true")
+        print(refused.body)
+        await post(gateway, f"{a.url}/wake_up")
+        await eventually(lambda: only.state == "healthy")
+        assert (await gateway.chat()).status == 200
+
+
+async def test_a_sleeping_engine_is_not_taken_for_a_hung_one() -> None:
+    async with FaultBackend() as a, aiohttp.ClientSession() as session:
+        probe = TokenProbe(a.url, timeout=0.1)
+        await probe()
+        async with session.post(f"{a.url}/sleep"), session.get(f"{a.url}/is_sleeping") as answer:
+            assert await answer.json() == {"is_sleeping": True}
+        await probe()  # asks for no token: it would not come
+        assert sum(seen.path == "/v1/completions" for seen in a.log) == 1
