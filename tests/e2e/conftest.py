@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from tests.e2e.demo import Demo, running_demo
 from tests.support.figures import Figures
+from tests.support.sdks import install as install_sdks
 from tests.support.vllm.install import Installed, install
 
 
@@ -21,6 +23,12 @@ def demo() -> Iterator[Demo]:
 def installed() -> Installed:
     """vLLM's CPU build and a tiny model; installed the first time."""
     return install()
+
+
+@pytest.fixture(scope="session")
+def sdks() -> Path:
+    """The interpreter that has the client libraries; installed the first time."""
+    return install_sdks()
 
 
 @pytest.fixture(scope="session")

@@ -6,6 +6,7 @@ import asyncio
 import signal
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Self
 
 import aiohttp
@@ -14,6 +15,7 @@ import pytest
 
 from tests.support.figures import Figures
 from tests.support.processes import alive, wait_until
+from tests.support.sdks import ran
 from tests.support.vllm.install import Installed
 from tests.support.vllm.stack import Stack, Stopwatch, running_stack
 
@@ -141,6 +143,19 @@ async def test_an_unknown_model_is_not_found_by_gateway_and_server(client: opena
         with pytest.raises(openai.NotFoundError) as refused:
             await client.chat.completions.create(model=model, messages=QUESTION, max_tokens=1)
         assert refused.value.code == "model_not_found"
+
+
+async def test_anthropics_sdk_chats_streams_and_raises_its_own_exceptions(stack: Stack, sdks: Path) -> None:
+    got = await asyncio.to_thread(ran, sdks, "anthropic_client.py", stack.url)
+    assert (got["role"], got["output_tokens"], got["stop_reason"]) == ("assistant", 12, "max_tokens")
+    assert got["streamed"] == got["final"] == got["whole"] != ""
+    assert got["streamed_tokens"] == 12
+    for error in (got["not_found"], got["not_found_there"]):
+        assert (error["name"], error["status"], error["type"]) == ("NotFoundError", 404, "not_found_error")
+        assert error["request_id"] == error["correlation_id"]
+    too_long = got["too_long"]
+    assert (too_long["name"], too_long["type"]) == ("BadRequestError", "invalid_request_error")
+    assert "512" in too_long["message"]
 
 
 async def test_a_killed_engine_costs_no_request_and_comes_back(
