@@ -19,6 +19,7 @@ _DROPPED = HOP_BY_HOP | {
     b"ratelimit-policy",
     b"ratelimit-remaining",
     b"ratelimit-reset",
+    b"request-id",
     b"server",
     b"set-cookie",
     b"strict-transport-security",
@@ -77,4 +78,6 @@ def answer_lines(ctx: RequestContext, head: UpstreamHead, candidate_lines: bytes
     if head.connection and head.connection.lower() not in (b"keep-alive", b"close"):
         dropped = dropped | {token.strip().lower() for token in head.connection.split(b",")}
     own = b"".join([b"%b: %b\r\n" % item for item in head.headers if item[0] not in dropped])
+    if ctx.request.path.startswith("/v1/messages"):  # where Anthropic's SDK looks for it
+        own += b"request-id: %b\r\n" % ctx.correlation_id.encode("ascii")
     return own + identity_lines(ctx.correlation_id) + candidate_lines + attempt_lines(ctx, now)

@@ -50,11 +50,13 @@ def render(
     """(status, headers, body) of an error answer; `timestamp` is in seconds since the epoch.
 
     The headers are those that belong to the error: the content type, `x-should-retry`, and where retrying helps
-    `Retry-After` (whole seconds, rounded up) and `retry-after-ms`.
+    `Retry-After` (whole seconds, rounded up) and `retry-after-ms`; in Anthropic's shape its SDK's `request-id`.
     """
     body = _SHAPES[rendering](error, _extras(error, correlation_id, timestamp))
-    content_type = PROBLEM_JSON if rendering is Rendering.PROBLEM else "application/json"
-    return error.status, {"Content-Type": content_type, **retry_headers(error), **error.headers}, _dump(body)
+    headers = {"Content-Type": PROBLEM_JSON if rendering is Rendering.PROBLEM else "application/json"}
+    if rendering is Rendering.ANTHROPIC:
+        headers["request-id"] = correlation_id
+    return error.status, {**headers, **retry_headers(error), **error.headers}, _dump(body)
 
 
 def render_frame(error: GatewayError, rendering: Rendering, correlation_id: str, timestamp: float) -> bytes:

@@ -66,6 +66,16 @@ async def test_where_the_correlation_id_comes_from_and_where_it_goes(
     assert stories.json["correlation_id"] == found
 
 
+@pytest.mark.parametrize(("model", "status"), [("tiny", 200), ("other", 404)])
+async def test_anthropics_clients_find_the_id_where_they_look(model: str, status: int) -> None:
+    body = {"model": model, "max_tokens": 4, "messages": [{"role": "user", "content": "Hi"}]}
+    async with before_faults() as (stack, _):
+        for path, named in (("/v1/messages", True), ("/v1/chat/completions", False)):
+            (answer,) = await stack.raw(request(path=path, body=body))
+            assert answer.status == status
+            assert answer.header("request-id") == (id_of(answer) if named else None)
+
+
 GATEWAYS_OWN = [
     ("not_http", b"nonsense\r\n\r\n", 400),
     ("no_host", b"GET /v1/models HTTP/1.1\r\nX-Correlation-ID: mine\r\n\r\n", 400),

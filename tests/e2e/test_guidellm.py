@@ -1,4 +1,4 @@
-"""guidellm, a load generator for model servers, against the gateway: it takes it for one and sees no fault behind it."""
+"""guidellm, a load generator for model servers, against the gateway: it takes it for one and sees no fault of it."""
 
 from __future__ import annotations
 

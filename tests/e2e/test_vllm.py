@@ -147,6 +147,7 @@ async def test_an_unknown_model_is_not_found_by_gateway_and_server(client: opena
 
 async def test_anthropics_sdk_chats_streams_and_raises_its_own_exceptions(stack: Stack, sdks: Path) -> None:
     got = await asyncio.to_thread(ran, sdks, "anthropic_client.py", stack.url)
+    assert got["request_id"]
     assert (got["role"], got["output_tokens"], got["stop_reason"]) == ("assistant", 12, "max_tokens")
     assert got["streamed"] == got["final"] == got["whole"] != ""
     assert got["streamed_tokens"] == 12

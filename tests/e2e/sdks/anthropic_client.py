@@ -43,6 +43,7 @@ print(
         {
             "whole": whole.content[0].text,
             "role": whole.role,
+            "request_id": whole._request_id,
             "output_tokens": whole.usage.output_tokens,
             "stop_reason": whole.stop_reason,
             "streamed": text,

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import re
 import shlex
+import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 import typer
@@ -141,6 +145,22 @@ def test_metrics_exist(page: Path) -> None:
 def test_no_machine_paths(page: Path) -> None:
     found = MACHINE_PATH.search(page.read_text("utf-8"))
     assert found is None, f"a path of some machine: {found[0]}"
+
+
+def test_the_diagrams_are_what_the_script_draws(tmp_path: Path) -> None:
+    script = ROOT / "docs" / "diagrams" / "build.py"
+    shutil.copy(script, tmp_path)
+    subprocess.run([sys.executable, tmp_path / "build.py"], check=True)
+    drawn = {path.name: path.read_text("utf-8") for path in tmp_path.glob("*.svg")}
+    assert drawn == {path.name: path.read_text("utf-8") for path in script.parent.glob("*.svg")}
+    for text in drawn.values():
+        assert ElementTree.fromstring(text).tag == "{http://www.w3.org/2000/svg}svg"
+        assert "http" not in text.replace("http://www.w3.org/2000/svg", "")  # nothing is fetched
+
+
+def test_no_diagram_needs_a_script() -> None:
+    for page in PAGES:
+        assert "```mermaid" not in page.read_text("utf-8"), page
 
 
 def test_every_page_is_reachable_from_the_index() -> None:
