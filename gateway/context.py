@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs
 
@@ -26,24 +25,39 @@ if TYPE_CHECKING:
 _NOTHING: Mapping[str, Any] = {}
 
 
-@dataclass(slots=True)
 class AttemptRecord:
     """One attempt as operators see it. `failure` is None for one that answered, and for one that was `beaten`: another
     one answered first. `tokens` came of it, and `warning` says in what it was made smaller, as far as is known.
     `continued`: it broke, and another one went on from where it was."""
 
-    backend: str
-    model: str
-    number: int
-    why: str
-    started: float
-    attempt: Attempt
-    ms: float = 0.0
-    failure: Failure | None = None
-    beaten: bool = False
-    continued: bool = False
-    tokens: int = 0
-    warning: str | None = None
+    __slots__ = (
+        "attempt",
+        "backend",
+        "beaten",
+        "continued",
+        "failure",
+        "model",
+        "ms",
+        "number",
+        "started",
+        "tokens",
+        "warning",
+        "why",
+    )
+
+    def __init__(self, backend: str, model: str, number: int, why: str, started: float, attempt: Attempt) -> None:
+        self.backend = backend
+        self.model = model
+        self.number = number
+        self.why = why
+        self.started = started
+        self.attempt = attempt
+        self.ms = 0.0
+        self.failure: Failure | None = None
+        self.beaten = False
+        self.continued = False
+        self.tokens = 0
+        self.warning: str | None = None
 
     def failed(self) -> FailedAttempt:
         """The attempt as the client may see it; only for one that failed."""

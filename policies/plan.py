@@ -12,7 +12,6 @@ ejected than may be, one of the ejected is asked.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
 from typing import Generic, Protocol, TypeVar
 
 from policies.outcome import Blame, Elsewhere, ErrorKind, Failure
@@ -71,13 +70,15 @@ class Target(Protocol):
 T = TypeVar("T", bound=Target)
 
 
-@dataclass(frozen=True, slots=True)
 class Choice(Generic[T]):
     """The next attempt: where, after how many seconds, and why, in a word for operators."""
 
-    target: T
-    delay: float
-    why: str
+    __slots__ = ("delay", "target", "why")
+
+    def __init__(self, target: T, delay: float, why: str) -> None:
+        self.target = target
+        self.delay = delay
+        self.why = why
 
 
 class AttemptPlan(Generic[T]):
@@ -206,7 +207,9 @@ class AttemptPlan(Generic[T]):
         """Another endpoint to ask while the running ones are slow; None when there is none or no budget."""
         self._silent.extend(target for target in running if target not in self._silent)
         choice = self.next(now)
-        return replace(choice, why="beside") if choice is not None and choice.why not in _GRANTED else choice
+        if choice is None or choice.why in _GRANTED:
+            return choice
+        return Choice(choice.target, choice.delay, "beside")
 
     def hedge(self, now: float, running: Sequence[T], withdraw: Callable[[float], bool]) -> Choice[T] | None:
         """An untried endpoint of the same tier to ask beside the running ones; None when there is none.
