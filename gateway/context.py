@@ -135,6 +135,12 @@ class RequestContext:
         """The shape of an error for this client."""
         return rendering_for(self.request.path, self.request.header(b"accept"))
 
+    @property
+    def bytes_out(self) -> int:
+        """Bytes of the answer's body so far. The connection may be busy with the next request's once that is out."""
+        request = self.request
+        return request.bytes_out or (self.client.bytes_out if self.client.serves(request) else 0)
+
     # -- what goes to a backend ----------------------------------------------------------------------------------------
 
     def rewrite(self, fields: dict[str, Any], removed: tuple[str, ...]) -> None:

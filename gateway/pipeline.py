@@ -376,7 +376,7 @@ class Pipeline:
 
     def _account(self, ctx: RequestContext) -> None:
         if ctx.grant is not None:
-            streamed = None if not ctx.facts.stream else ctx.client.bytes_out
+            streamed = None if not ctx.facts.stream else ctx.bytes_out
             answered = ctx.first_token_at > 0.0
             ctx.runtime.key_limits.settle(ctx.grant, ctx.usage, streamed if answered else -1, monotonic())
         self._services.account(ctx, monotonic())

@@ -6,18 +6,20 @@ import asyncio
 from collections import deque
 
 from gateway.attempt import Attempt
+from gateway.held_up import MOST, held_up
 from gateway.http.job import Signal
 
 
 class Race:
     """Usually one attempt; more when one is slow or hedged. Costs one signal per wait."""
 
-    __slots__ = ("_loop", "_settled", "_waiter", "running")
+    __slots__ = ("_loop", "_settled", "_timer", "_waiter", "running")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._settled: deque[Attempt] = deque()
         self._waiter: Signal | None = None
+        self._timer: asyncio.TimerHandle | None = None
         self.running: list[Attempt] = []
 
     def settle(self, attempt: Attempt) -> None:
@@ -30,13 +32,22 @@ class Race:
         """Whether an attempt settles, or has settled, before loop time reaches `until`."""
         if not self._settled:
             self._waiter = waiter = Signal()
-            timer = self._loop.call_at(until, waiter.set)
+            due = max(until, self._loop.time())
+            self._timer = self._loop.call_at(due, self._time_is_up, due)
             try:
                 await waiter
             finally:
-                timer.cancel()
+                self._timer.cancel()
                 self._waiter = None
         return bool(self._settled)
+
+    def _time_is_up(self, due: float) -> None:
+        waiter, now = self._waiter, self._loop.time()
+        assert waiter is not None
+        if held_up(due, now):
+            self._timer = self._loop.call_at(now + min(now - due, MOST), waiter.set)
+        else:
+            waiter.set()
 
     @property
     def answered(self) -> bool:

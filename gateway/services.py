@@ -135,7 +135,7 @@ def _record(
         "prompt_tokens": usage.prompt_tokens if usage is not None else 0,
         "completion_tokens": usage.completion_tokens if usage is not None else 0,
         "bytes_in": len(ctx.request.body),
-        "bytes_out": ctx.client.bytes_out,
+        "bytes_out": ctx.bytes_out,
         "key": ctx.key.name if ctx.key is not None else None,
         "client": ctx.request.peer,
         "degraded": ctx.degraded,

@@ -253,6 +253,8 @@ class ClientConnection(asyncio.Protocol):
         request = self._active
         if request is None:
             return
+        request.bytes_out = self.bytes_out
+        self.bytes_out = 0
         self._active = None
         self._job = None
         self._on_pause = self._on_resume = None
@@ -376,6 +378,10 @@ class ClientConnection(asyncio.Protocol):
     def busy(self) -> bool:
         return self._active is not None
 
+    def serves(self, request: Request) -> bool:
+        """Whether this is the request whose answer it sends now."""
+        return self._active is request
+
     @property
     def head_sent(self) -> bool:
         """Whether the answer has begun, so that its status can no longer change."""
@@ -462,6 +468,7 @@ class ClientConnection(asyncio.Protocol):
         self.disconnected = True
         self._server.closed(self)
         if self._active is not None:
+            self._active.bytes_out = self.bytes_out
             self._pending.append(self._active)
             self._active = None
         self._forget_the_rest()

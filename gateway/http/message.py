@@ -35,11 +35,12 @@ class Request:
 
     `body` is whole, as it came, with any chunked framing removed. `received_at` is the loop's time in seconds when
     the head was complete. `close_delimited`: an HTTP/1.0 client, for whom a stream ends with the connection. `held` is
-    how many bytes of the server's room for bodies it takes.
+    how many bytes of the server's room for bodies it takes. `bytes_out` are those of the answer's body, when it is out.
     """
 
     __slots__ = (
         "body",
+        "bytes_out",
         "close_delimited",
         "headers",
         "held",
@@ -62,6 +63,7 @@ class Request:
         self.peer = peer
         self.body = b""
         self.held = 0
+        self.bytes_out = 0
         self.keep_alive = True
         self.close_delimited = False
         self.received_at = 0.0

@@ -9,6 +9,7 @@ from time import monotonic
 
 from backends.dialect import Dialect, Usage
 from gateway.attempt import Attempt
+from gateway.held_up import held_up
 from gateway.http.connection import ClientConnection
 from gateway.relay.passage import Continued, DivergedError, Passage
 from gateway.relay.sse import (
@@ -43,6 +44,11 @@ class StreamTimeouts:
     deadline: float
     deadline_kind: ErrorKind
 
+    def out_of_time(self) -> Failure:
+        """The deadline has passed while an answer was coming, which is nobody's fault: it was not silent."""
+        evidence = "the deadline passed in the middle of the answer"
+        return Failure(self.deadline_kind, evidence, status=200, elsewhere=Elsewhere.NO, blame=Blame.NONE)
+
 
 class StreamRelay:
     """A sink that writes server-sent events to the client as they come.
@@ -56,6 +62,8 @@ class StreamRelay:
         "_attempt",
         "_client",
         "_dialect",
+        "_due",
+        "_excused",
         "_last_data",
         "_last_write",
         "_loop",
@@ -92,7 +100,8 @@ class StreamRelay:
         self._scanner = FrameScanner()
         self._tail: deque[bytes] = deque(maxlen=_TAIL)
         self._terminal_seen = False
-        self._last_data = self._last_write = monotonic()
+        self._last_data = self._last_write = self._due = monotonic()
+        self._excused = 0.0
         self._timer: asyncio.TimerHandle | None = None
         self.chunks = 0
         self.done: asyncio.Future[Failure | None] = loop.create_future()
@@ -254,10 +263,12 @@ class StreamRelay:
         timeouts = self._timeouts
         now = monotonic()
         if now >= timeouts.deadline:
-            self._break(Failure(timeouts.deadline_kind, "the deadline passed while streaming", status=200))
+            self._break(timeouts.out_of_time())
             return
         if self._client.write_paused:
             self._last_data = now  # the backend is held back by us: its silence is not its own
+        if held_up(self._due, now) and self._last_data != self._excused:
+            self._last_data = self._excused = now  # once for each silence: see `gateway.held_up`
         silent = now - self._last_data
         if silent >= GRACE and (self._terminal_seen or self._finished()):
             self._complete()
@@ -271,7 +282,8 @@ class StreamRelay:
             self._last_write = now
         grace = self._last_data + GRACE if silent < GRACE else float("inf")
         wake = min(grace, self._last_data + timeouts.idle, self._last_write + timeouts.keepalive, timeouts.deadline)
-        self._timer = self._loop.call_at(max(wake, now + 0.01), self._watch)
+        self._due = max(wake, now + 0.01)
+        self._timer = self._loop.call_at(self._due, self._watch)
 
 
 def _after_content(failure: Failure) -> Failure:
@@ -284,7 +296,18 @@ def _after_content(failure: Failure) -> Failure:
 class RawRelay:
     """A sink that passes bytes on unlooked at, with a watch on silence. `done` as for `StreamRelay`."""
 
-    __slots__ = ("_attempt", "_client", "_last_data", "_loop", "_timeouts", "_timer", "chunks", "done")
+    __slots__ = (
+        "_attempt",
+        "_client",
+        "_due",
+        "_excused",
+        "_last_data",
+        "_loop",
+        "_timeouts",
+        "_timer",
+        "chunks",
+        "done",
+    )
 
     def __init__(
         self,
@@ -297,7 +320,8 @@ class RawRelay:
         self._attempt = attempt
         self._timeouts = timeouts
         self._loop = loop
-        self._last_data = monotonic()
+        self._last_data = self._due = monotonic()
+        self._excused = 0.0
         self._timer: asyncio.TimerHandle | None = None
         self.chunks = 0  # nothing is known of these bytes
         self.done: asyncio.Future[Failure | None] = loop.create_future()
@@ -338,14 +362,16 @@ class RawRelay:
         timeouts, now = self._timeouts, monotonic()
         if self._client.write_paused:
             self._last_data = now  # the backend is held back by us
+        if held_up(self._due, now) and self._last_data != self._excused:
+            self._last_data = self._excused = now
         if now >= timeouts.deadline:
-            self._resolve(Failure(timeouts.deadline_kind, "the deadline passed in the middle of the answer"))
+            self._resolve(timeouts.out_of_time())
         elif now >= self._last_data + timeouts.idle:
             evidence = f"no data for {timeouts.idle:g} s in the middle of the answer"
             self._resolve(Failure(ErrorKind.INFERENCE_TIMEOUT, evidence))
         else:
-            wake = min(self._last_data + timeouts.idle, timeouts.deadline)
-            self._timer = self._loop.call_at(max(wake, now + 0.01), self._watch)
+            self._due = max(min(self._last_data + timeouts.idle, timeouts.deadline), now + 0.01)
+            self._timer = self._loop.call_at(self._due, self._watch)
 
     def _resolve(self, failure: Failure | None) -> None:
         if self._timer is not None:
