@@ -30,6 +30,7 @@ from gateway.http.connection import ClientConnection
 from gateway.http.message import Request
 from gateway.http.server import Give, Server, ServerLimits
 from gateway.identity import correlation_id
+from gateway.long_lived import LongLived
 from gateway.observe.alerts import Alerts
 from gateway.observe.conditions import Conditions
 from gateway.observe.error_stats import ErrorStats
@@ -103,6 +104,7 @@ class Gateway:
         self._watcher: asyncio.Task[None] | None = None
         self._hurry = asyncio.Event()
         self._tls: TlsFiles | None = None
+        self.long_lived: LongLived | None = None  # set by who owns the process
         self._shared: SharedState | None = None
         self._ending: set[asyncio.Task[None]] = set()
 
@@ -252,6 +254,8 @@ class Gateway:
 
     def _serve(self, runtime: Runtime) -> None:
         before, self.runtime = self.runtime, runtime
+        if self.long_lived is not None:
+            self.long_lived.changed(monotonic())
         self.metrics.reload([route.name for route in runtime.config.routes], list(runtime.endpoints))
         self.pipeline.runtime = runtime
         self._bind_metrics()
@@ -281,6 +285,8 @@ class Gateway:
             now = monotonic()
             self.monitor.weigh(now)
             self._renew_certificates()
+            if self.long_lived is not None:
+                self.long_lived.look(now)
             for endpoint in self.runtime.endpoints.values():
                 endpoint.pool.close_unused(now)
             modified = self._modified()
@@ -364,6 +370,7 @@ async def _serve_alone(
         gateway = Gateway(config, config_path)
         gateway.admin.workers = workers
         await gateway.start(sock)
+        gateway.long_lived = LongLived()
     except OSError as error:
         print(f"cannot start: {error}", file=sys.stderr)
         return 1

@@ -17,6 +17,7 @@ from typing import Any
 
 from gateway.app import Gateway, loop_factory, settle_collector
 from gateway.config import ConfigError, load_text
+from gateway.long_lived import LongLived
 from gateway.processes.answers import OPERATIONS
 from gateway.processes.channel import Channel, PeerError
 from gateway.processes.handover import Handover
@@ -82,6 +83,7 @@ class Worker:
         await gateway.start(self._sockets[options.number].dup(), self._admin)
         settle_collector()
         self._handover.start()
+        gateway.long_lived = LongLived()
         self._gateway = gateway
 
     async def _do_prepare(self, text: str, path: str) -> list[str]:
