@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import random
 import signal
 import socket
@@ -374,7 +373,6 @@ async def _serve_alone(
     except OSError as error:
         print(f"cannot start: {error}", file=sys.stderr)
         return 1
-    settle_collector()
     stopping: asyncio.Queue[signal.Signals] = asyncio.Queue()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.put_nowait, number)
@@ -406,17 +404,6 @@ def run(config_path: Path, port: int | None) -> int:
     with contextlib.suppress(KeyboardInterrupt), asyncio.Runner(loop_factory=loop_factory()) as runner:
         return runner.run(serve(config_path, port))
     return 0
-
-
-def settle_collector() -> None:
-    """For a process that is ready to serve: what it has made so far stays, and is not searched for garbage again.
-
-    Requests leave next to no cycles behind; a search at every 700 new objects, Python's default, costs them several
-    percent of their time.
-    """
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(10_000, 10, 10)
 
 
 def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:

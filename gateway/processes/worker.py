@@ -15,7 +15,7 @@ from collections.abc import Awaitable
 from pathlib import Path
 from typing import Any
 
-from gateway.app import Gateway, loop_factory, settle_collector
+from gateway.app import Gateway, loop_factory
 from gateway.config import ConfigError, load_text
 from gateway.long_lived import LongLived
 from gateway.processes.answers import OPERATIONS
@@ -81,7 +81,6 @@ class Worker:
         give, take = (socket.socket(fileno=fd) for fd in options.handover)
         self._handover = Handover(give, take, gateway.server.adopt)
         await gateway.start(self._sockets[options.number].dup(), self._admin)
-        settle_collector()
         self._handover.start()
         gateway.long_lived = LongLived()
         self._gateway = gateway
