@@ -295,6 +295,8 @@ class Endpoint:
         load = result.load
         if load is not None:
             self.waiting = load.waiting or 0.0
+            if load.waiting is not None:
+                self.limiter.queued(load.waiting)
             self.kv_cache = load.kv_cache or 0.0
             self.gpu_memory, self.strained = load.gpu_memory, load.gpu_unhealthy
             if load.generation_tokens is not None and self.progress.sample(

@@ -10,6 +10,8 @@ queue in the backend and the limit grows; when it rises, the limit shrinks in pr
 - The usual latency is learned quickly while it can't be of our own making (the limit was not filled), and else very
   slowly: Netflix's average takes a lasting overload for the new normal within minutes and lets the limit grow.
 - It starts by doubling until it first meets resistance, as TCP does; an explicit "overloaded" shrinks it as in AIMD.
+- Where a server tells how many requests wait inside it, that is believed before any latency: a limit that starts while
+  others load the server would else take the loaded latency for the usual one.
 """
 
 from __future__ import annotations
@@ -21,6 +23,8 @@ from typing import Protocol
 TOLERANCE = 2.0
 _SMOOTHING = 0.2
 _BACKOFF = 0.9
+#: Share that it shrinks by at most for one report of requests that wait inside the endpoint; they may be others'.
+_DRAIN = 0.2
 #: Seconds; a mean below it is taken as usual.
 _ALWAYS_FINE = 0.05
 _INITIAL = 20
@@ -43,7 +47,10 @@ class ConcurrencyLimit(Protocol):
         at that time."""
 
     def overloaded(self, now: float) -> None:
-        """The endpoint said that it is busy, or requests wait inside it."""
+        """The endpoint said that it is busy."""
+
+    def queued(self, waiting: float) -> None:
+        """So many requests wait inside the endpoint now, as its own gauge says."""
 
 
 class FixedLimit:
@@ -58,6 +65,9 @@ class FixedLimit:
         pass
 
     def overloaded(self, now: float) -> None:
+        pass
+
+    def queued(self, waiting: float) -> None:
         pass
 
 
@@ -93,6 +103,7 @@ class GradientLimit:
         "_maximum",
         "_minimum",
         "_most_in_flight",
+        "_queued",
         "_samples",
         "_shrunk_at",
         "_sum",
@@ -108,6 +119,7 @@ class GradientLimit:
         self._first_tokens = _Series()
         self._answers = _Series()
         self._growing = True  # until the first resistance
+        self._queued = False  # whether more requests wait inside the endpoint than keep it busy
         self._shrunk_at = float("-inf")
         self._window_end = 0.0
         self._samples = 0
@@ -137,9 +149,18 @@ class GradientLimit:
             self._shrunk_at = now
             self._set(self._estimate * _BACKOFF)
 
+    def queued(self, waiting: float) -> None:
+        excess = waiting - sqrt(self._estimate)  # so many may wait: see `_adjust`
+        self._queued = excess > 0.0
+        if self._queued:
+            self._growing = False
+            self._set(self._estimate - min(excess, self._estimate * _DRAIN))
+
     def _adjust(self) -> None:
         tested = self._most_in_flight >= self._estimate / 2
-        excess = sum(series.close(tested) for series in (self._first_tokens, self._answers) if series.samples)
+        excess = sum(
+            series.close(tested or self._queued) for series in (self._first_tokens, self._answers) if series.samples
+        )
         if not tested:
             return  # the limit is not what held requests back
         gradient = 1.0
@@ -151,7 +172,8 @@ class GradientLimit:
             self._set(self._estimate * 2)
             return
         # Room for a queue of sqrt(limit): large limits have to be able to grow as fast as small ones.
-        target = self._estimate * gradient + sqrt(self._estimate)
+        room = 0.0 if self._queued else sqrt(self._estimate)
+        target = self._estimate * gradient + room
         self._set(self._estimate * (1 - _SMOOTHING) + target * _SMOOTHING)
 
     def _set(self, estimate: float) -> None:

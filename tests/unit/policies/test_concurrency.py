@@ -129,21 +129,62 @@ def test_a_burst_of_refusals_is_one_signal() -> None:
 
 
 @given(
-    st.lists(st.tuples(st.floats(0.0, 1e6), st.integers(0, 10_000), st.floats(0.0, 10.0), st.booleans()), max_size=200)
+    st.lists(
+        st.tuples(
+            st.floats(0.0, 1e6),
+            st.integers(0, 10_000),
+            st.floats(0.0, 10.0),
+            st.sampled_from(["answer", "busy", "queue"]),
+        ),
+        max_size=200,
+    )
 )
-def test_never_leaves_its_bounds(steps: list[tuple[float, int, float, bool]]) -> None:
+def test_never_leaves_its_bounds(steps: list[tuple[float, int, float, str]]) -> None:
     limit, now = GradientLimit(4, 64), 0.0
-    for seconds, in_flight, pause, refused in steps:
+    for seconds, in_flight, pause, what in steps:
         now += pause
-        if refused:
+        if what == "busy":
             limit.overloaded(now)
+        elif what == "queue":
+            limit.queued(in_flight)
         else:
             limit.observe(seconds, in_flight, now)
         assert 4 <= limit.limit <= 64
 
 
+def crowded(limit: GradientLimit, *, others: int, gauge: bool, start: float = 0.0) -> list[int]:
+    """A minute at a server for 16 that others use too; it tells every five seconds how many wait. The limit's way."""
+    rng, now, told, limits = random.Random(3), start, start, list[int]()
+    while now < start + 60.0:
+        inside = limit.limit + others
+        limits.append(limit.limit)
+        limit.observe(0.1 * max(1.0, inside / 16) * rng.lognormvariate(0.0, 0.3), limit.limit, now)
+        if gauge and now >= told:
+            limit.queued(max(0, inside - 16))
+            told = now + 5.0
+        now += 0.02
+    return limits
+
+
+def test_one_that_starts_under_others_load_does_not_take_that_for_usual_where_the_server_tells_its_queue() -> None:
+    deaf, told = GradientLimit(4, 512), GradientLimit(4, 512)
+    crowded(deaf, others=150, gauge=False)
+    crowded(told, others=150, gauge=True)
+    assert told.limit <= 8 < 100 < deaf.limit
+    after = crowded(told, others=0, gauge=True, start=60.0)[-1000:]
+    assert 16 <= sum(after) / len(after) <= 48
+
+
+def test_a_queue_that_only_keeps_the_server_busy_is_none() -> None:
+    limit = GradientLimit(4, 512)
+    drive(limit, 100_000, 0.0, 5.0)
+    limit.queued(20)
+    assert limit.limit == 512
+
+
 def test_a_fixed_limit_stays() -> None:
     limit = FixedLimit(64)
+    limit.queued(1000)
     limit.observe(100.0, 64, 0.0)
     limit.overloaded(0.0)
     assert limit.limit == 64
