@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PORT ?= 8080
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test test-slow check format constraints bench bench-peers bench-curves bench-overload bench-scale chaos fuzz docs clean
+.PHONY: help serve test test-slow check format constraints bench bench-peers bench-curves bench-overload bench-scale bench-gpu chaos fuzz docs clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -42,6 +42,9 @@ bench-overload: $(VENV)/.installed-dev ## goodput when up to ten times of what a
 
 bench-scale: $(VENV)/.installed-dev ## a thousand replicas, simulated (ten seconds): the figures of docs/scale.md
 	@$(BIN)/python -m benchmarks.scale --redis $(ARGS)
+
+bench-gpu: $(VENV)/.installed-dev ## the text and image workers on this machine's GPU, and real OOM (ARGS="--text DIR --pipeline DIR --save")
+	@$(BIN)/python -m benchmarks.gpu $(ARGS)
 
 chaos: $(VENV)/.installed-dev ## break backends under load, and count what clients see (about six minutes)
 	@$(BIN)/python -m benchmarks.chaos $(ARGS)

@@ -43,17 +43,15 @@ class Gpu:
     @property
     def fault(self) -> str | None:
         """What makes it unfit for any work until it is reset, or None."""
-        if self.xid is not None:
-            return f"Xid {self.xid}: the device failed; reset or replace it"
-        if self.ecc_errors:
-            return f"{self.ecc_errors} uncorrected memory errors: reset the device"
-        return None
+        return None if self.xid is None else f"Xid {self.xid}: the device failed; reset or replace it"
 
     @property
     def trouble(self) -> str | None:
         """What makes it unhealthy, or None."""
         if self.fault is not None:
             return self.fault
+        if self.ecc_errors:
+            return f"{self.ecc_errors} uncorrected memory errors: reset the device"
         if self.memory_share > MEMORY_FULL:
             return f"{self.memory_share:.0%} of its memory in use"
         return None

@@ -333,7 +333,7 @@ async def test_embeddings_are_unit_vectors_near_for_near_texts(client: Client) -
 
 async def test_the_worker_tells_how_it_is(client: Client) -> None:
     async with client.get("/health") as health:
-        assert (health.status, await health.read()) == (200, b"")
+        assert (health.status, (await health.json())["status"]) == (200, "ok")
     async with client.get("/v1/models") as models:
         listed = (await models.json())["data"]
     assert [(model["id"], model["max_model_len"]) for model in listed] == [("tide", 1024), ("tide-alias", 1024)]

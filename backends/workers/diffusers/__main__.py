@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from backends.workers.diffusers.server import ImageServer, run
+from backends.workers.diffusers.server import DEVICE_LOST, ImageServer
+from backends.workers.serving import run
 
 if TYPE_CHECKING:  # torch and diffusers take seconds to import: they come with the pipeline, behind the open socket
     from backends.workers.diffusers.image_queue import ImageQueue
@@ -33,7 +34,8 @@ async def _serve(given: argparse.Namespace) -> None:
         return ImageQueue(loaded.painter, max_waiting=given.max_waiting, max_batch=given.max_batch)
 
     served = given.served_model_name or [Path(given.pipeline).name]
-    await run(ImageServer(served, timeout=given.timeout), load, queue, given.host, given.port, stop)
+    server = ImageServer(served, timeout=given.timeout)
+    await run(server, load, queue, given.host, given.port, stop, drain=given.drain, lost=DEVICE_LOST)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -48,6 +50,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--max-steps", type=int, default=100)
     parser.add_argument("--max-pixels", type=int, help="of one image; default: 1024 x 1024 or the pipeline's own size")
     parser.add_argument("--timeout", type=float, default=300.0, help="longest time of a request, in seconds")
+    parser.add_argument("--drain", type=float, default=30.0, help="seconds for running requests to end after SIGTERM")
     return parser
 
 
@@ -55,8 +58,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The command line. 0: ended by a signal; 1: failed; 2: usage."""
     parser = _parser()
     given = parser.parse_args(argv)
-    if min(given.max_batch, given.max_steps, given.timeout) <= 0 or given.max_waiting < 0:
-        parser.error("--max-batch, --max-steps and --timeout must be positive, --max-waiting must not be negative")
+    if min(given.max_batch, given.max_steps, given.timeout) <= 0 or min(given.max_waiting, given.drain) < 0:
+        parser.error("--max-batch, --max-steps and --timeout must be positive, --max-waiting and --drain not negative")
     try:
         asyncio.run(_serve(given))
     except (ImportError, OSError, RuntimeError, ValueError) as error:

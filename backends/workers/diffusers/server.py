@@ -17,7 +17,7 @@ from aiohttp import web
 from backends.workers.diffusers.protocol import Drawing, ImageRequest, RequestError, checked, parse, read_source
 from backends.workers.gpu_watch import GpuWatch, of_torch
 from backends.workers.health_answer import health_answer
-from backends.workers.ports import port_is_shared
+from backends.workers.serving import time_limit
 
 if TYPE_CHECKING:  # torch and diffusers take seconds to import: they come with the pipeline, behind the open socket
     from backends.workers.diffusers.image_queue import ImageQueue, Job
@@ -131,7 +131,7 @@ class ImageServer:
         from backends.workers.memory import is_out_of_memory, used_and_available
 
         loaded, _, _ = self._ready()
-        limit = self._limit(request)
+        limit = time_limit(request, self._timeout)
         try:
             async with asyncio.timeout(limit):
                 return await job.result
@@ -151,12 +151,6 @@ class ImageServer:
             raise RequestError(
                 message, "size", status=507, kind="server_error", code="out_of_memory", details=details
             ) from None
-
-    def _limit(self, request: web.Request) -> float:
-        try:
-            return max(0.001, min(self._timeout, float(request.headers.get("X-Request-Timeout", self._timeout))))
-        except ValueError:
-            return self._timeout
 
     async def _whole(self, request: web.Request, asked: ImageRequest, job: Job) -> web.Response:
         pictures = await self._drawn(request, job)
@@ -264,31 +258,3 @@ def _event(name: str, told: dict[str, Any]) -> bytes:
 
 def _json(value: Any) -> web.Response:
     return web.Response(body=orjson.dumps(value), content_type=_JSON)
-
-
-async def run(
-    server: ImageServer,
-    load: Callable[[], Loaded],
-    new_queue: Callable[[Loaded], ImageQueue],
-    host: str,
-    port: int,
-    stop: asyncio.Event,
-) -> None:
-    """Opens the socket, loads in a thread, serves until `stop` is set. Raises RuntimeError if the device is lost."""
-    runner = web.AppRunner(server.app(), access_log=None, handler_cancellation=True, shutdown_timeout=1.0)
-    await runner.setup()
-    try:
-        await web.TCPSite(runner, host, port, reuse_port=port_is_shared() or None).start()
-        loaded = await asyncio.get_running_loop().run_in_executor(None, load)
-        queue = new_queue(loaded)
-        async with server.open(loaded, queue):
-            print(f"Serving {loaded.name} on http://{host}:{port}", flush=True)
-            ends = [asyncio.create_task(event.wait()) for event in (stop, queue.dead)]
-            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
-            for end in ends:
-                end.cancel()
-            await runner.cleanup()
-        if queue.dead.is_set():
-            raise RuntimeError(DEVICE_LOST)
-    finally:
-        await runner.cleanup()

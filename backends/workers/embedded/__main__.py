@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from backends.workers.embedded.catalogue import model_folder, model_names
-from backends.workers.embedded.server import TextServer, run
+from backends.workers.embedded.server import ENGINE_DEAD, TextServer
+from backends.workers.serving import run
 
 if TYPE_CHECKING:  # torch takes seconds to import: it comes with the model, behind the open socket
     from backends.workers.embedded.engine import Engine
@@ -99,7 +100,7 @@ def serve_text(options: TextOptions) -> None:
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
         names = options.served_names or [options.model if folder is None else folder.name]
         server = TextServer(names, version, timeout=options.timeout)
-        await run(server, load, engine, options.host, options.port, stop, drain=options.drain)
+        await run(server, load, engine, options.host, options.port, stop, drain=options.drain, lost=ENGINE_DEAD)
 
     asyncio.run(serve())
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import contextlib
 import logging
 import struct
 import uuid
@@ -19,7 +18,7 @@ from backends.workers.embedded import protocol
 from backends.workers.embedded.protocol import RequestError, error_body
 from backends.workers.gpu_watch import GpuWatch, of_torch
 from backends.workers.health_answer import health_answer
-from backends.workers.ports import port_is_shared
+from backends.workers.serving import time_limit
 
 if TYPE_CHECKING:  # torch takes seconds to import: it comes with the model, behind the open socket
     from backends.workers.embedded.engine import Engine
@@ -173,20 +172,12 @@ class TextServer:
         self, request: web.Request, answer: Answer, generation: Generation, stream: bool | None
     ) -> web.StreamResponse:
         self._load += 1
-        limit = self._limit(request)
+        limit = time_limit(request, self._timeout)
         try:
             return await (_stream(request, answer, generation, limit) if stream else _whole(answer, generation, limit))
         finally:
             self._load -= 1
             generation.abort()
-
-    def _limit(self, request: web.Request) -> float:
-        """Seconds that the request may take."""
-        with contextlib.suppress(ValueError):
-            asked = float(request.headers.get("X-Request-Timeout", ""))
-            if asked > 0:
-                return min(asked, self._timeout)
-        return self._timeout
 
     def _ids(self, prompt: str | Sequence[int], asked: int | None, *, bos: bool = True) -> Sequence[int]:
         loaded, _ = self._ready()
@@ -218,7 +209,7 @@ class TextServer:
         inputs = [self._ids(one, None) for one in protocol.texts_or_ids(asked.input)]
         for ids in inputs:
             protocol.output_budget(len(ids) - 1, None, engine.max_model_len)
-        vectors = await _embedded(engine, inputs, self._limit(request))
+        vectors = await _embedded(engine, inputs, time_limit(request, self._timeout))
         data = [
             {"index": index, "object": "embedding", "embedding": _encoded(vector, asked.encoding_format)}
             for index, vector in enumerate(vectors)
@@ -351,36 +342,3 @@ def _encoded(vector: Sequence[float], encoding: str) -> Sequence[float] | str:
 
 def _json(value: Any, status: int = 200) -> web.Response:
     return web.Response(body=orjson.dumps(value), status=status, content_type=_JSON)
-
-
-async def run(
-    server: TextServer,
-    load: Callable[[], Loaded],
-    new_engine: Callable[[Loaded], Engine],
-    host: str,
-    port: int,
-    stop: asyncio.Event,
-    *,
-    drain: float = 30.0,
-) -> None:
-    """Opens the socket, loads in a thread, serves until `stop` is set; then running requests have `drain` seconds.
-
-    Raises RuntimeError if the engine dies.
-    """
-    runner = web.AppRunner(server.app(), access_log=None, handler_cancellation=True, shutdown_timeout=drain)
-    await runner.setup()
-    try:
-        await web.TCPSite(runner, host, port, reuse_port=port_is_shared() or None).start()
-        loaded = await asyncio.get_running_loop().run_in_executor(None, load)
-        engine = new_engine(loaded)
-        async with server.open(loaded, engine):
-            print(f"Serving {loaded.name} on http://{host}:{port}", flush=True)
-            ends = [asyncio.create_task(event.wait()) for event in (stop, engine.dead)]
-            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
-            for end in ends:
-                end.cancel()
-            await runner.cleanup()
-        if engine.dead.is_set():
-            raise RuntimeError(ENGINE_DEAD)
-    finally:
-        await runner.cleanup()
