@@ -125,14 +125,14 @@ def sparkline(values: Sequence[float | None]) -> str:
 
 
 def _backends(backends: Sequence[dict[str, Any]]) -> Table:
-    table = _table("backend", "state", "circuit", "=load", "=p50 / p95", "=failed", "=kv", "worker")
+    table = _table("backend", "state", "circuit", "=load", "=p50 / p95", "=failed", "=kv", "=gpu", "worker")
     for backend in backends:
         state = backend["service"] if backend["service"] != "active" else backend["state"]
         circuit = backend["breaker"]
         lately = backend["lately"] or {"p50": None, "p95": None, "failed": 0}
         worker = backend["worker"]
         forced = " (held)" if circuit["forced"] else f" in {circuit['seen_by']}" if circuit["seen_by"] else ""
-        kv_cache = backend["kv_cache"]
+        kv_cache, gpu = backend["kv_cache"], backend["gpu_memory"]
         table.add_row(
             Text(printable(backend["name"]), style="bold"),
             _toned(state),
@@ -142,6 +142,7 @@ def _backends(backends: Sequence[dict[str, Any]]) -> Table:
             "-" if lately["p50"] is None else f"{_seconds(lately['p50'], 1000)} / {_seconds(lately['p95'], 1000)}",
             Text(str(lately["failed"]), style="red" if lately["failed"] else "dim"),
             "-" if kv_cache is None else f"{kv_cache:.0%}",
+            "-" if gpu is None else Text(f"{gpu:.0%}", style="yellow" if backend["strained"] else ""),
             _toned(worker["state"], f" {worker['restarts']}x" * bool(worker["restarts"]))
             if worker
             else Text("-", style="dim"),

@@ -14,7 +14,7 @@ from gateway.processes.merge import ADDED, BREAKERS
 _STATUSES = ("healthy", "degraded", "critical")
 _LEVELS = ("full", "reduced", "minimal")
 #: What a server tells each worker of itself: the same fact, of which the highest is the latest to worry about.
-_HIGHEST = ("waiting", "kv_cache", "retry_after")
+_HIGHEST = ("waiting", "kv_cache", "gpu_memory", "retry_after")
 _Part = Mapping[str, Any]
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,8 @@ import pytest
 from tests.support.browser import browser, show
 from tests.support.fault_backend import FaultBackend
 from tests.support.gateway import RunningGateway, running_gateway
-from tests.support.processes import wait_until
+from tests.support.processes import FaultProcess, free_port, wait_until
+from tests.support.serving import Serving, gateway_yaml
 
 pytestmark = pytest.mark.slow
 
@@ -65,7 +68,7 @@ def settings(backends: list[FaultBackend]) -> str:
 
 
 class Page:
-    """The page, as a person sees it. Runs in a thread; `run` does something in the gateway's loop."""
+    """The page, as a person sees it. Runs in a thread; `run` does something in a gateway of this process."""
 
     def __init__(self, driver: Any, url: str, run: Callable[[Any], Any]) -> None:
         self.driver, self.url, self.run = driver, url, run
@@ -240,6 +243,33 @@ async def test_it_can_be_read_and_fits(tmp_path: Path, scheme: str) -> None:
         assert dark == (scheme == "dark")
 
     await in_browser(tmp_path, scenario)
+
+
+def test_the_page_of_two_worker_processes_is_of_both(tmp_path: Path) -> None:
+    def ask() -> None:
+        body = json.dumps(
+            {"model": "tiny", "max_tokens": 4, "messages": [{"role": "user", "content": "count"}]}
+        ).encode()
+        headers = {"Content-Type": "application/json", "Connection": "close"}
+        request = urllib.request.Request(f"{gateway.url}/v1/chat/completions", body, headers)
+        assert urllib.request.urlopen(request, timeout=10).status == 200
+
+    with FaultProcess() as one, FaultProcess() as two, browser(tmp_path / "profile") as driver:
+        path = tmp_path / "gateway.yaml"
+        path.write_text(gateway_yaml(one, two, server="workers: 2, watch: false"))
+        with Serving(path, free_port()) as gateway:
+            page = Page(driver, gateway.url, lambda _: None)
+            page.open()
+            for _ in range(40):
+                ask()
+            page.until(lambda: page.text("#routes tbody [data-label=Answered]") == "40")
+            assert all(f"Worker {number}" in page.text("#machine") for number in (0, 1))
+            one.kill()
+            page.until(lambda: "unhealthy" in page.row("b0"))
+            page.press("Drain b1")
+            page.keys("\ue007")
+            page.until(lambda: "drained" in page.row("b1") and "drain b1" in page.text("#acts"))
+            assert page.complaints() == []
 
 
 async def test_a_lost_connection_is_said_and_mended(tmp_path: Path) -> None:

@@ -111,7 +111,7 @@ function drawCharts() {
 
 // -- backends -----------------------------------------------------------------------------------------------------------
 
-const BACKEND_CELLS = ["Backend", "Health", "Circuit", "Load", "Latency", "Failed", "KV cache", "Worker", "Acts"];
+const BACKEND_CELLS = ["Backend", "Health", "Circuit", "Load", "Latency", "Failed", "KV cache", "GPU memory", "Worker", "Acts"];
 const NUMBERS = new Set(["Latency", "Failed", "Answered", "Retries", "Queued"]);
 
 function makeRow(labels) {
@@ -173,6 +173,7 @@ function updateBackend(row, backend) {
   cell(row, "Latency", lately.ok ? `${milliseconds(lately.p50)} / ${milliseconds(lately.p95)}` : "–", h("small", {}, `${lately.ok} answered`));
   cell(row, "Failed", h("span", { class: lately.failed ? "bad" : "quiet" }, String(lately.failed)));
   cell(row, "KV cache", percent(backend.kv_cache), backend.kv_cache === null ? null : gauge(backend.kv_cache));
+  cell(row, "GPU memory", percent(backend.gpu_memory), backend.gpu_memory === null ? null : gauge(backend.gpu_memory), backend.strained && h("small", { class: "warn" }, "asked last"));
   cell(row, "Worker", worker ? worker.state : h("span", { class: "quiet" }, "not ours"), worker && h("small", { class: worker.restarts ? "warn" : null }, `${worker.restarts} restart${worker.restarts === 1 ? "" : "s"}`), worker?.pid ? h("small", {}, `pid ${worker.pid}`) : null);
   offer(row, {
     drain: backend.service === "active",
@@ -243,6 +244,7 @@ function draw(state) {
   reconcile(byId("backends").tBodies[0], state.backends, (each) => each.name, makeBackend, updateBackend);
   reconcile(byId("routes").tBodies[0], state.routes, (each) => each.name, makeRow(ROUTE_CELLS), updateRoute);
   byId("backends").classList.toggle("unsupervised", state.backends.every((each) => !each.worker));
+  byId("backends").classList.toggle("no-gpus", state.backends.every((each) => each.gpu_memory === null && !each.strained));
   drawMachine(state.machine, state.workers);
   drawActs(state.acts);
   byId("reload").hidden = state.config.file === null;

@@ -30,6 +30,10 @@ def test_no_kind_is_documented_that_does_not_exist():
     assert set(ROWS) == {kind.value for kind in ErrorKind}
 
 
-@pytest.mark.parametrize("code", [*CODE_MESSAGES, "unknown_path", "method_not_allowed"])
+SOURCES = Path(__file__).parents[3] / "gateway"
+OWN_CODES = {code for path in SOURCES.rglob("*.py") for code in re.findall(r'\bcode="(\w+)"', path.read_text("utf-8"))}
+
+
+@pytest.mark.parametrize("code", sorted({*CODE_MESSAGES, *OWN_CODES}))
 def test_every_code_of_its_own_is_documented(code):
     assert f"`{code}`" in PAGE

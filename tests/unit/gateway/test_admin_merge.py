@@ -20,6 +20,7 @@ def backend(state: str = "closed", **facts: Any) -> dict[str, Any]:
         "connections": 2,
         "waiting": 3,
         "kv_cache": 0.5,
+        "gpu_memory": None,
         "retry_after": None,
         "lately": None,
     }
