@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,14 +43,14 @@ def curve(name: str, seconds: float) -> list[tuple[float, float]]:
     return [(float(value), round(cost, 2)) for value, cost in best.items()]
 
 
-def _cost(config: dict[str, Any], seconds: float, **options: Any) -> float:
-    """CPU µs per answer, or per frame where the load asks for streams."""
+def _cost(config: dict[str, Any], seconds: float, headers: Sequence[str] = (), **options: Any) -> float:
+    """CPU µs per answer, or per frame where the load asks for streams; with these headers of the clients."""
     what = "frames" if options.get("frames") else "answers"
     with runner.mock() as backend, tempfile.TemporaryDirectory() as work:
         port = runner.free_port()
         path = Path(work, "gateway.yaml")
         path.write_text(_yaml(config, port, backend))
-        with runner.running(BY_NAME["seawall"], backend, seawall_command(path), port) as gateway:
+        with runner.running(BY_NAME["seawall"], backend, seawall_command(path), port, headers) as gateway:
             gateway.load(0.3)
             found = gateway.load(seconds, **options)
             if not found[what]:
@@ -101,7 +101,7 @@ _POINTS: dict[str, Callable[[int, float], float]] = {
     "streams": lambda n, s: _cost({}, s, connections=n, frames=100, interval=50, ramp=2, warmup=2),
     "routes": lambda n, seconds: _cost({"routes": n}, seconds),
     "backends": lambda n, seconds: _cost({"backends": n}, seconds),
-    "keys": lambda n, seconds: _cost({"keys": n}, seconds, header=f"Authorization: Bearer {_key(n // 2)}"),
+    "keys": lambda n, seconds: _cost({"keys": n}, seconds, [f"Authorization: Bearer {_key(n // 2)}"]),
     "body": lambda n, seconds: _cost({}, seconds, body=n * 1024),
     "frames": lambda n, seconds: _cost({}, seconds, frames=n),
 }

@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,18 +35,18 @@ class SubjectError(Exception):
 
 @dataclass(slots=True)
 class Running:
-    """A started subject. `cold_start` is in seconds, from the start of its process to its first good answer."""
+    """A started subject. `headers` are what it wants of its clients; `cold_start` is in seconds, from the start of its
+    process to its first good answer."""
 
     subject: Subject
     pid: int
     port: int
-    backend: int
+    headers: list[str]
     cold_start: float
 
     def load(self, seconds: float, **options: Any) -> dict[str, Any]:
         """One load on the other core; `options` are those of `benchmarks.load`."""
-        headers = self.subject.headers(self.backend)
-        return load(self.port, seconds, tree=self.pid, path=self.subject.path, header=headers, **options)
+        return load(self.port, seconds, tree=self.pid, path=self.subject.path, header=self.headers, **options)
 
 
 def free_port() -> int:
@@ -78,15 +78,19 @@ def mock() -> Iterator[int]:
     port = free_port()
     command = [sys.executable, "-m", "benchmarks.mock", str(port)]
     with _process(_pinned(LOAD_CORE, command), subprocess.DEVNULL, {}) as process:
-        _await_answer(port, process, Subject("mock", lambda *_: []), port)
+        _await_answer(port, process, Subject("mock", lambda *_: []).path)
         yield port
 
 
 @contextlib.contextmanager
 def running(
-    subject: Subject, backend: int, command: list[str] | None = None, port: int | None = None
+    subject: Subject,
+    backend: int,
+    command: list[str] | None = None,
+    port: int | None = None,
+    headers: Sequence[str] = (),
 ) -> Iterator[Running]:
-    """A subject in front of the backend. Raises SubjectError."""
+    """A subject in front of the backend, which wants these headers of its clients. Raises SubjectError."""
     port = port or free_port()
     with tempfile.TemporaryDirectory() as work:
         log = Path(work, "output")
@@ -94,11 +98,12 @@ def running(
         with log.open("wb") as output:
             began = time.perf_counter()
             with _process(_pinned(GATEWAY_CORE, command), output, subject.env) as process:
+                wanted = [*subject.headers(backend), *headers]
                 try:
-                    _await_answer(port, process, subject, backend)
+                    _await_answer(port, process, subject.path, wanted)
                 except SubjectError as error:
                     raise SubjectError(f"{error}: {log.read_bytes()[-300:].decode(errors='replace')}") from None
-                yield Running(subject, process.pid, port, backend, time.perf_counter() - began)
+                yield Running(subject, process.pid, port, wanted, time.perf_counter() - began)
 
 
 def _pinned(core: int, command: list[str]) -> list[str]:
@@ -128,9 +133,9 @@ def _process(command: list[str], output: Any, env: dict[str, str]) -> Iterator[s
         process.wait()
 
 
-def _await_answer(port: int, process: subprocess.Popen[bytes], subject: Subject, backend: int) -> None:
-    headers = dict(header.split(": ", 1) for header in subject.headers(backend))
-    url = f"http://127.0.0.1:{port}{subject.path}"
+def _await_answer(port: int, process: subprocess.Popen[bytes], path: str, wanted: Sequence[str] = ()) -> None:
+    headers = dict(header.split(": ", 1) for header in wanted)
+    url = f"http://127.0.0.1:{port}{path}"
     request = urllib.request.Request(url, json.dumps(_BODY).encode(), {"Content-Type": "application/json", **headers})
     until = time.monotonic() + _START_LIMIT
     said = "no answer"

@@ -32,6 +32,11 @@ from policies.outlier import last_resort
 from policies.plan import AttemptPlan
 from policies.retry import Backoff, BackoffSettings
 
+#: Of a tier with more than `MANY` endpoints of equal weight a first attempt looks at `FEW`, drawn at random: what a
+#: request costs does not grow with the tier. Envoy's least request draws two; the more, the nearer to the least of all.
+MANY = 16
+FEW = 8
+_BY_CHANCE = frozenset({"random", "p2c", "least_load"})
 _IMAGE_KINDS = frozenset({"diffusers"})
 
 
@@ -107,6 +112,7 @@ class Route:
 
     __slots__ = (
         "_backoff",
+        "_draw",
         "_on",
         "_random",
         "balancer",
@@ -151,6 +157,9 @@ class Route:
         #: Whether a stream that breaks may go on elsewhere.
         self.resumes = stream.resume and stream.max_resumes > 0 and sum(map(len, self.tiers)) > 1
         self.balancer: Balancer = make_balancer(policy.balance)
+        alike = all(len({candidate.endpoint.config.weight for candidate in tier}) == 1 for tier in self.tiers if tier)
+        large = any(len(tier) > MANY for tier in self.tiers)
+        self._draw = self._few if large and alike and policy.balance in _BY_CHANCE else None
         self._on = frozenset(policy.retry.on)
         self._backoff = Backoff(BackoffSettings(**policy.retry.backoff.model_dump()))
         self._random = rng
@@ -201,6 +210,7 @@ class Route:
             deadline=deadline,
             ejected=self._ejected,
             charge=self.budget.withdraw,
+            draw=self._draw if affinity is None else None,
         )
 
     def retry_after(self, now: float) -> float | None:
@@ -216,6 +226,11 @@ class Route:
 
     def _wait(self, number: int) -> float:
         return self._backoff.delay(number, self._random.random)
+
+    def _few(self, tier: Sequence[Candidate]) -> Sequence[Candidate]:
+        """Some of a large tier, drawn at random."""
+        count, draw = len(tier), self._random.random
+        return tier if count <= MANY else [tier[int(draw() * count)] for _ in range(FEW)]
 
     def _pick(self, candidates: Sequence[Candidate], now: float, key: bytes | None = None) -> Candidate:
         return candidates[0] if len(candidates) == 1 else self.balancer.pick(candidates, now, self._random, key)

@@ -92,6 +92,7 @@ class AttemptPlan(Generic[T]):
         "_charge",
         "_deadline",
         "_doubts",
+        "_draw",
         "_ejected",
         "_failed_at",
         "_last",
@@ -124,11 +125,12 @@ class AttemptPlan(Generic[T]):
         deadline: float,
         ejected: Callable[[Sequence[T], float], Sequence[T]] = lambda tier, now: (),
         charge: Callable[[float], None] = lambda now: None,
+        draw: Callable[[Sequence[T]], Sequence[T]] | None = None,
     ) -> None:
         """`backoff(n)` is the wait in seconds before the n-th return to a tried endpoint (from 1); `withdraw(now)`
         takes one retry from the budget; `pick` is the balancer; `deadline` ends the request; `ejected(tier, now)` are
         endpoints with an open circuit that may be tried all the same; `charge(now)` takes from the budget what can't be
-        refused."""
+        refused; `draw(tier)`, where tiers are large, gives the few endpoints that a first attempt looks at."""
         self._tiers = tiers
         self._max_attempts = max_attempts
         self._max_resumes = max_resumes
@@ -139,6 +141,7 @@ class AttemptPlan(Generic[T]):
         self._deadline = deadline
         self._ejected = ejected
         self._charge = charge
+        self._draw = draw
         self._failed_at = 0.0
         self._recoveries = 0
         self._tier = 0
@@ -343,7 +346,15 @@ class AttemptPlan(Generic[T]):
         return (fresh, "retry") if fresh else (open_, "retry_same")
 
     def _within(self, tier: int, now: float) -> Choice[T] | None:
-        granted = self._granted(tier, self._open([t for t in self._tiers[tier] if t.usable(now)]))
+        targets = self._tiers[tier]
+        if self._draw is not None and not self._tried and self._last is None:
+            choice = self._among(self._draw(targets), tier, now)
+            if choice is not None and choice.delay == 0.0 and not choice.target.avoided():
+                return choice
+        return self._among(targets, tier, now)
+
+    def _among(self, of_tier: Sequence[T], tier: int, now: float) -> Choice[T] | None:
+        granted = self._granted(tier, self._open([t for t in of_tier if t.usable(now)]))
         if granted is None:
             return None
         targets, why = granted

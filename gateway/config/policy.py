@@ -344,7 +344,8 @@ class PolicyConfig(Section):
     )
     balance: Balance = Field(
         "least_load",
-        description="How an endpoint is picked. p2c: the less loaded of two at random; prefix: requests with the "
+        description="How an endpoint is picked. least_load: the least loaded of all, or of eight at random where a "
+        "tier has more than sixteen of equal weight; p2c: the less loaded of two at random; prefix: requests with the "
         "same beginning to the same endpoint; session: those with the same `X-Session-ID`.",
         examples=["prefix"],
     )

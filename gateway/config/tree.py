@@ -17,7 +17,7 @@ from gateway.config.substitute import SubstitutionError, is_whole, substitute
 
 MAX_FILE = 2**20
 _MAX_DEPTH = 40
-_MAX_NODES = 50_000  # aliases counted as often as they are used
+_MAX_NODES = 200_000  # aliases counted as often as they are used
 
 #: Keys and list positions from the root.
 Path = tuple[str | int, ...]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -82,6 +83,7 @@ def plan(
     budget: Budget | None = None,
     deadline: float = 100.0,
     ejected: Sequence[Place] = (),
+    draw: Callable[[Sequence[Place]], Sequence[Place]] | None = None,
 ) -> AttemptPlan[Place]:
     return AttemptPlan(
         tiers,
@@ -93,6 +95,7 @@ def plan(
         pick=lambda places, now: places[0],
         deadline=deadline,
         ejected=lambda tier, now: [place for place in tier if place in ejected],
+        draw=draw,
     )
 
 
@@ -532,3 +535,34 @@ def test_an_attempt_that_was_never_made_is_not_counted() -> None:
     p.forgo()
     assert chosen_at(p, 0.0) == (c, "retry")
     assert chosen_at(p, 0.0) is None
+
+
+def drawing(tier: Sequence[Place]) -> Sequence[Place]:
+    """The last two: nobody else would choose them."""
+    return tier[-2:]
+
+
+def test_of_a_large_tier_a_first_attempt_looks_only_at_those_drawn() -> None:
+    tier = [Place(f"{number}") for number in range(20)]
+    choice = plan([tier], draw=drawing).next(0.0)
+    assert choice is not None
+    assert choice.target is tier[18]
+
+
+@pytest.mark.parametrize("trouble", [{"open": False}, {"full": True}, {"away": 9.0}, {"missed": True}])
+def test_where_those_drawn_are_no_good_all_others_are_looked_at(trouble: dict[str, Any]) -> None:
+    tier = [*(Place(f"{number}") for number in range(18)), Place("bad", **trouble), Place("worse", **trouble)]
+    choice = plan([tier], draw=drawing).next(0.0)
+    assert choice is not None
+    assert (choice.target, choice.delay, choice.why) == (tier[0], 0.0, "primary")
+
+
+def test_after_a_failure_every_endpoint_of_a_large_tier_is_looked_at() -> None:
+    tier = [Place(f"{number}") for number in range(20)]
+    way = plan([tier], draw=drawing)
+    first = way.next(0.0)
+    assert first is not None
+    way.failed(first.target, Failure(ErrorKind.BACKEND_UNREACHABLE), 0.0)
+    second = way.next(0.0)
+    assert second is not None
+    assert (second.target, second.why) == (tier[0], "retry")
