@@ -21,6 +21,7 @@ from gateway.config import Config, ConfigError, load_config, load_text
 from gateway.config.base import split_listen
 from gateway.config.diff import diff
 from gateway.config.loader import read
+from gateway.descriptors import allowed, for_clients, raise_limit
 from gateway.discovery.discovery import Discovery
 from gateway.discovery.discovery import check as check_discovery
 from gateway.health.checks import workers_check
@@ -88,12 +89,14 @@ class Gateway:
         limits = ServerLimits(
             max_body=server.max_body,
             max_buffered=server.max_buffered,
-            max_connections=server.max_connections,
+            max_connections=for_clients(config, allowed()),
             max_header_size=server.max_header_size,
             header_timeout=server.timeouts.header,
             body_timeout=server.timeouts.body,
             idle_timeout=server.timeouts.idle,
         )
+        if limits.max_connections < server.max_connections:
+            self.services.log.warning("fewer_connections", max_connections=limits.max_connections, open_files=allowed())
         self.server = Server(limits, self.pipeline.handle, self.pipeline.refuse, self._take_over)
         self.server.known = self.pipeline.known
         self._ops_runner = web.AppRunner(
@@ -337,6 +340,7 @@ async def serve(
 
     `workers` gives the snapshots of model servers that this process supervises, for operators to see.
     """
+    raise_limit()
     try:
         text = read(config_path)
         config = load_text(text, str(config_path))

@@ -94,7 +94,10 @@ class ServerConfig(Section):
         examples=["32KiB"],
     )
     max_connections: Count = Field(
-        10000, description="Open client connections of a process; more are closed at once.", examples=[10000]
+        10000,
+        description="Open client connections of a process. Above it those idle longest are closed, and new ones where "
+        "all are busy. Fewer where the process may not open as many files.",
+        examples=[10000],
     )
     drain: Duration = Field(
         30.0,

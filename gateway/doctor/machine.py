@@ -13,34 +13,31 @@ import orjson
 
 from gateway import __version__
 from gateway.config import Config
+from gateway.descriptors import SPARE, for_backends
 from gateway.doctor.backends import SKEW, ask
 from gateway.doctor.findings import Finding, advice, failure, ok, warning
 from gateway.program import command
 
-#: Descriptors for what is neither a client's nor a backend's connection.
-_SPARE = 100
-
 
 def process(config: Config) -> list[Finding]:
     """What this machine gives a process that is started as this one was."""
-    return [*_descriptors(config, resource.getrlimit(resource.RLIMIT_NOFILE)[0]), *_versions(), *_parts(config)]
+    # The hard limit: a gateway raises its own to that.
+    return [*_descriptors(config, resource.getrlimit(resource.RLIMIT_NOFILE)[1]), *_versions(), *_parts(config)]
 
 
 def _descriptors(config: Config, limit: int) -> Iterator[Finding]:
     clients = config.server.max_connections
-    backends = sum(
-        min(backend.connections, backend.max_concurrency or backend.connections) for backend in config.backends.values()
-    )
-    needed = clients + _SPARE
+    backends = for_backends(config)
+    needed = clients + SPARE
     if limit != resource.RLIM_INFINITY and limit < needed:
         yield failure(
             f"a process may open {limit} files; server.max_connections alone is {clients}",
-            f"ulimit -n {clients + backends + _SPARE} (systemd: LimitNOFILE), or lower server.max_connections",
+            f"ulimit -n {clients + backends + SPARE} (systemd: LimitNOFILE), or lower server.max_connections",
         )
     elif limit != resource.RLIM_INFINITY and limit < needed + backends:
         yield advice(
             f"a process may open {limit} files; clients and backends may have {clients + backends} connections",
-            f"ulimit -n {clients + backends + _SPARE} (systemd: LimitNOFILE)",
+            f"ulimit -n {clients + backends + SPARE} (systemd: LimitNOFILE)",
         )
     else:
         yield ok("descriptors suffice for all connections (ulimit -n)")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import heapq
 import socket
 import ssl
 from collections.abc import Callable, Coroutine
@@ -95,12 +96,21 @@ class Server:
 
     def opened(self, connection: ClientConnection) -> bool:
         """Counts a connection; False when there are too many, and it must be closed."""
-        if len(self._connections) >= self.limits.max_connections:
+        if len(self._connections) >= self.limits.max_connections and not self._make_room():
             return False
         self._connections.add(connection)
         if self._draining and self._give is None:
             connection.drain(self.loop.time() + self.idle_timeout)
         return True
+
+    def _make_room(self) -> bool:
+        """Closes the connections that have been idle longest, some at a time, as looking for them takes a while; False
+        when all are busy. Who only opens connections thus keeps nobody else out."""
+        idle = (connection for connection in self._connections if connection.idle)
+        longest = heapq.nsmallest(len(self._connections) // 64 + 1, idle, key=lambda one: one.deadline)
+        for connection in longest:
+            connection.abort()
+        return bool(longest)
 
     def closed(self, connection: ClientConnection) -> None:
         self._connections.discard(connection)

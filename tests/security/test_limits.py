@@ -5,17 +5,24 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gzip
+import sys
 import zlib
+from pathlib import Path
 from time import monotonic
 
+import psutil
 import pytest
 
+from gateway.config import load_text
+from gateway.descriptors import for_clients
 from tests.integration.test_operations import config
 from tests.security.test_desync import BODY, POST, SENTINEL, chunks, get, post
 from tests.support.fault_backend import FaultBackend
 from tests.support.faults import Fault, FaultKind
 from tests.support.gateway import RunningGateway, running_gateway
+from tests.support.processes import Process, free_port
 from tests.support.raw_http import talk
+from tests.support.serving import gateway_yaml
 from tests.support.waiting import eventually
 
 TIMEOUTS = "timeouts: {header: 200ms, body: 200ms, idle: 300ms}"
@@ -173,12 +180,66 @@ async def test_a_request_sent_ahead_does_not_time_out_the_one_under_way() -> Non
         assert [answer.status for answer in answers] == [200, 200]
 
 
-async def test_too_many_connections_are_closed_at_once() -> None:
-    async with FaultBackend() as backend, running_gateway(config(backend, server="max_connections: 3")) as gateway:
+STREAMED = BODY[:-1] + b',"stream":true,"max_tokens":2000}'
+
+
+async def test_connections_beyond_the_limit_are_closed_at_once_where_all_others_are_busy() -> None:
+    async with (
+        FaultBackend(per_token=0.05) as backend,
+        running_gateway(config(backend, server="max_connections: 3")) as gateway,
+    ):
         held = [await asyncio.open_connection("127.0.0.1", port_of(gateway)) for _ in range(3)]
+        for reader, writer in held:
+            writer.write(post(b"Content-Length: %d" % len(STREAMED), body=STREAMED))
+            assert b"200 OK" in await reader.readline()
         assert await talk(port_of(gateway), get(b"/v1/models")) == []
         for _, writer in held:
             writer.close()
+
+
+async def test_who_only_opens_connections_keeps_nobody_out_and_nobodys_answer_is_cut() -> None:
+    async with (
+        FaultBackend(per_token=0.01) as backend,
+        running_gateway(config(backend, server="max_connections: 20")) as gateway,
+    ):
+        port = port_of(gateway)
+        running = asyncio.create_task(gateway.chat(stream=True, max_tokens=100))
+        await backend.log.wait_for_state("running")
+        held = [await asyncio.open_connection("127.0.0.1", port) for _ in range(60)]
+        assert [answer.status for answer in await talk(port, SENTINEL)] == [200]
+        assert gateway.gateway.server.connections <= 20
+        assert b"[DONE]" in (await running).body
+        for _, writer in held:
+            writer.close()
+
+
+def limited_gateway(path: Path, port: int, files: int) -> Process:
+    """A gateway that may open so many files, and no more if it asks."""
+    command = [sys.executable, "-m", "gateway", "serve", "--config", str(path), "--port", str(port)]
+    return Process(["bash", "-c", f'ulimit -n {files} && exec "$@"', "-", *command])
+
+
+async def test_more_connections_than_files_leave_some_for_backends_and_for_the_next_client(tmp_path: Path) -> None:
+    path, port = tmp_path / "gateway.yaml", free_port()
+    async with FaultBackend() as backend:
+        path.write_text(gateway_yaml(backend.url))
+        with limited_gateway(path, port, 300) as gateway:
+            await asyncio.to_thread(gateway.wait_for_line, "listening")
+            assert '"max_connections":100,"open_files":300' in gateway.wait_for_line("fewer_connections")
+            held = [await asyncio.open_connection("127.0.0.1", port) for _ in range(400)]
+            data = post(b"Connection: close", b"Content-Length: %d" % len(BODY))
+            for _ in range(5):
+                assert [answer.status for answer in await talk(port, data)] == [200]
+            assert psutil.Process(gateway.pid).num_fds() < 200
+            for _, writer in held:
+                writer.close()
+
+
+@pytest.mark.parametrize(
+    ("files", "clients"), [(None, 10_000), (100_000, 10_000), (11_124, 10_000), (11_123, 9_999), (1024, 462), (10, 1)]
+)
+def test_clients_may_have_what_backends_leave_and_half_at_least(files: int | None, clients: int) -> None:
+    assert for_clients(load_text(gateway_yaml("http://h")), files) == clients
 
 
 JUNK = {
