@@ -82,7 +82,7 @@ def _headline(state: dict[str, Any]) -> Text:
     text = Text.assemble(("Seawall ", "bold"), (f"{state['version']}  ", "dim"))
     text.append(f" {overall} ", style=f"bold reverse {_TONES.get(overall, 'white')}")
     facts = (
-        ("requests/s", f"{latest['ok'] + _failed(latest):.1f}"),
+        ("req/s", f"{latest['ok'] + _failed(latest):.1f}"),
         ("errors/min", str(state["errors"]["errors_last_minute"])),
         ("in flight", str(state["in_flight"])),
         ("queued", str(state["queued"])),
@@ -125,7 +125,9 @@ def sparkline(values: Sequence[float | None]) -> str:
 
 
 def _backends(backends: Sequence[dict[str, Any]]) -> Table:
-    table = _table("backend", "state", "circuit", "=load", "=p50 / p95", "=failed", "=kv", "=gpu", "worker")
+    gpus = any(backend["gpu_memory"] is not None for backend in backends)
+    more = ("=gpu", "worker") if gpus else ("worker",)
+    table = _table("backend", "state", "circuit", "=load", "=p50 / p95", "=failed", "=kv", *more)
     for backend in backends:
         state = backend["service"] if backend["service"] != "active" else backend["state"]
         circuit = backend["breaker"]
@@ -142,12 +144,14 @@ def _backends(backends: Sequence[dict[str, Any]]) -> Table:
             "-" if lately["p50"] is None else f"{_seconds(lately['p50'], 1000)} / {_seconds(lately['p95'], 1000)}",
             Text(str(lately["failed"]), style="red" if lately["failed"] else "dim"),
             "-" if kv_cache is None else f"{kv_cache:.0%}",
-            "-" if gpu is None else Text(f"{gpu:.0%}", style="yellow" if backend["strained"] else ""),
-            _toned(worker["state"], f" {worker['restarts']}x" * bool(worker["restarts"]))
-            if worker
-            else Text("-", style="dim"),
+            *([("-" if gpu is None else Text(f"{gpu:.0%}", style="yellow" if backend["strained"] else ""))] * gpus),
+            _toned(worker["state"], _restarts(worker["restarts"])) if worker else Text("-", style="dim"),
         )
     return table
+
+
+def _restarts(count: int) -> str:
+    return f", {count} restart{'s' * (count != 1)}" if count else ""
 
 
 def _routes(routes: Sequence[dict[str, Any]]) -> Table:

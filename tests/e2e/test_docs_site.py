@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -23,5 +24,10 @@ def test_the_site_builds_strictly(tmp_path: Path) -> None:
     argv = [CACHE / "bin/mkdocs", "build", "--strict", "-f", ROOT / ".mkdocs.yml", "-d", tmp_path / "site"]
     done = subprocess.run(argv, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+    for page in (tmp_path / "site").rglob("*.html"):  # it is read without the internet, too
+        parts = re.findall(
+            r"<(?:script|link|img|iframe)\b[^>]*?(?:src|href)=[\"']?([^\"' >]+)", page.read_text("utf-8")
+        )
+        assert [part for part in parts if re.match(r"(https?:)?//", part)] == [], page.name
     pages = {page.stem for page in (ROOT / "docs").glob("*.md")}
     assert pages <= {page.stem for page in (tmp_path / "site").glob("*.html")}
