@@ -45,6 +45,8 @@ def _chunked(data: bytes) -> bytes:
 
 FIRST = _chunked(_CHUNK % (b'"role":"assistant","content":""', b"null"))
 FRAME = _chunked(_CHUNK % (b'"content":" tide"', b"null"))
+#: As it is where `return_token_ids` is asked for.
+FRAME_WITH_IDS = _chunked((_CHUNK % (b'"content":" tide"', b"null")).replace(b"}]}", b',"token_ids":[4711]}]}'))
 LAST = _chunked(_CHUNK % (b'"content":""', b'"stop"')) + _chunked(b"data: [DONE]\n\n") + b"0\r\n\r\n"
 _METRICS = b"vllm:num_requests_running 0\nvllm:num_requests_waiting 0\nvllm:kv_cache_usage_perc 0\n"
 _MODELS = b'{"object":"list","data":[{"id":"bench","object":"model","owned_by":"bench","max_model_len":32768}]}'

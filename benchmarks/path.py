@@ -2,7 +2,8 @@
 
 Real connections' objects over transports that only pass bytes on within the process. A figure that a busy machine
 disturbs little (the least of many short batches), for judging one change at a time: `python -m benchmarks.path`;
-with `--profile` by function, with `--stream` per frame of a stream.
+with `--profile` by function, with `--stream` per frame of a stream, with `--resume` of one that could go on at a second
+endpoint, so that its frames are kept and their token ids taken out.
 """
 
 from __future__ import annotations
@@ -28,8 +29,8 @@ from gateway.upstream.connection import UpstreamConnection
 
 _CONFIG = """\
 server: {listen: 127.0.0.1:0}
-backends: {mock: {url: "http://127.0.0.1:1", kind: vllm}}
-routes: [{model: bench, backends: [mock]}]
+backends: {mock: {url: "http://127.0.0.1:1", kind: vllm}, other: {url: "http://127.0.0.1:1", kind: vllm}}
+routes: [{model: bench, backends: [%s]}]
 """
 _BATCH = 500
 _FRAMES = 200
@@ -64,11 +65,12 @@ class _Transport(asyncio.Transport):
 class Way:
     """One client connection asking again and again, `_BATCH` times."""
 
-    def __init__(self, gateway: Gateway, asked: bytes, stream: bool) -> None:
+    def __init__(self, gateway: Gateway, asked: bytes, stream: bool, frame: bytes = mock.FRAME) -> None:
         self._loop = gateway.loop
         self._asked = asked
         self._left = 0
         self._stream = stream
+        self._frame = frame
         self._done: asyncio.Future[None] = self._loop.create_future()
         self._client = ClientConnection(gateway.server)
         self._client.connection_made(_Transport(self._loop, self._answered))
@@ -93,7 +95,7 @@ class Way:
         receive, soon = self._upstream.data_received, self._loop.call_soon
         receive(mock.STREAM_HEAD + mock.FIRST)
         for _ in range(_FRAMES):
-            soon(receive, mock.FRAME)
+            soon(receive, self._frame)
         soon(receive, mock.LAST)
 
     def _answered(self, data: bytes) -> None:
@@ -108,10 +110,13 @@ class Way:
 
 async def _main(options: argparse.Namespace, told: TextIO) -> None:
     with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
-        file.write(_CONFIG)
+        file.write(_CONFIG % ("mock, other" if options.resume else "mock"))
         file.flush()
         gateway = Gateway(load_config(Path(file.name)))
-    path = Way(gateway, request(frames=_FRAMES if options.stream else 0, headers=options.header), options.stream)
+    if options.resume:
+        gateway.runtime.endpoints["other"].in_service = False
+    frame = mock.FRAME_WITH_IDS if options.resume else mock.FRAME
+    path = Way(gateway, request(frames=_FRAMES if options.stream else 0, headers=options.header), options.stream, frame)
     await path.batch()
     profile = cProfile.Profile() if options.profile else None
     if profile is not None:
@@ -128,6 +133,7 @@ async def _main(options: argparse.Namespace, told: TextIO) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--stream", action="store_true")
+    parser.add_argument("--resume", action="store_true")
     parser.add_argument("--profile", action="store_true")
     parser.add_argument("--batches", type=int, default=60)
     parser.add_argument("--header", action="append", default=[])
