@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import httptools
 
 from gateway.http.job import Job
-from gateway.http.message import Request, status_line
+from gateway.http.message import SMALL_BODY, Request, status_line
 from gateway.http.rules import NO_ROOM, NO_WEBSOCKET, NOT_HTTP, framing_problem, is_host, origin_form, without_upgrade
 from policies.outcome import ErrorKind
 
@@ -293,9 +293,11 @@ class ClientConnection(asyncio.Protocol):
         self.bytes_out = len(body)
         sent = b"" if self._active.method == "HEAD" else body
         length = b"" if status == 204 else b"content-length: %d\r\n" % len(body)  # RFC 9110, 8.6
-        self._transport.write(
-            b"%b%b%b%b\r\n%b" % (status_line(status), headers, self._connection_header(), length, sent)
-        )
+        head = b"%b%b%b%b\r\n" % (status_line(status), headers, self._connection_header(), length)
+        if len(sent) < SMALL_BODY:
+            self._transport.write(head + sent)
+        else:
+            self._transport.writelines((head, sent))
         self._finish()
 
     def start(

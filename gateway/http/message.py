@@ -19,6 +19,9 @@ HOP_BY_HOP = frozenset(
     }
 )
 
+#: Bodies below this many bytes go out with their head in one segment; larger ones are not copied for it.
+SMALL_BODY = 16 * 1024
+
 #: `HTTP/1.1 200 OK\r\n` and its like, made once.
 STATUS_LINES: dict[int, bytes] = {
     status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Protocol
 
 import httptools
 
+from gateway.http.message import SMALL_BODY
+
 if TYPE_CHECKING:
     from gateway.upstream.pool import Pool
 
@@ -104,8 +106,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._head_size = 0
         self._received = self._complete = self._chunked = False
         if body:
-            # Small bodies go out with the head in one segment; large ones are not copied.
-            if len(body) < 16384:
+            if len(body) < SMALL_BODY:
                 self._transport.write(data + body)
             else:
                 self._transport.writelines((data, body))
