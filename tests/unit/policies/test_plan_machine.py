@@ -21,11 +21,12 @@ ON = frozenset(
 )
 DOUBTFUL = Failure(ErrorKind.INVALID_INPUT, elsewhere=Elsewhere.ONCE, blame=Blame.NONE)
 FAILURES = st.one_of(
+    *[st.sampled_from(sorted(ON)).map(Failure)] * 4,  # mostly those that a request outlives
     st.sampled_from(list(ErrorKind)).map(Failure),
     st.just(DOUBTFUL),
     st.integers(100, 3000).map(lambda n: Failure(ErrorKind.CONTEXT_LENGTH_EXCEEDED, details={"max_length": n})),
 )
-DEADLINE = 60.0
+DEADLINE = 20.0
 
 
 @dataclass(eq=False)
@@ -108,19 +109,25 @@ class PlanMachine(RuleBasedStateMachine):
         return self.spent < self.money
 
     @rule(data=st.data(), up=st.booleans(), full=st.booleans(), missed=st.booleans(), good=st.booleans(),
-          away=st.sampled_from([0.0, 3.0, 100.0]), quickest=st.sampled_from([0.0, 1.0, 30.0]),
+          away=st.sampled_from([0.0, 3.0, 100.0]), quickest=st.sampled_from([0.0, 1.0, 12.0]),
           ejected=st.booleans(), context=st.sampled_from([None, 1000, 4000]))  # fmt: skip
     def something_happens(self, data: st.DataObject, up: bool, full: bool, missed: bool, good: bool, away: float,
                           quickest: float, ejected: bool, context: int | None) -> None:  # fmt: skip
+        self.now += 0.01
         place = data.draw(st.sampled_from(self.places))
         place.up, place.full, place.missed, place.good, place.ejected = up, full, missed, good, ejected
         place.away, place.quickest, place.context_length = self.now + away if away else 0.0, quickest, context
         if up and not missed:
             place.back_at = self.now
 
-    @rule(seconds=st.sampled_from([0.1, 1.0, 10.0]))
+    @rule(seconds=st.sampled_from([0.1, 1.0, 7.0]))
     def time_passes(self, seconds: float) -> None:
         self.now += seconds
+
+    def all_come_back(self) -> None:
+        self.now += 0.01
+        for place in self.places:
+            place.up, place.full, place.missed, place.away, place.back_at = True, False, False, 0.0, self.now
 
     @precondition(lambda self: self.running is None and not self.begun)
     @rule()
@@ -128,15 +135,19 @@ class PlanMachine(RuleBasedStateMachine):
         self.took(self.plan.next(self.now))
 
     @precondition(lambda self: self.running is None and not self.begun)
-    @rule()
-    def recovered(self) -> None:
+    @rule(back=st.booleans())
+    def recovered(self, back: bool) -> None:
+        if back:
+            self.all_come_back()
         choice = self.plan.recovered(self.now)
         assert choice is None or choice.target.back_at > 0.0
         self.took(choice)
 
     @precondition(lambda self: self.running is None and self.begun)
-    @rule(fit=st.booleans())
-    def resume(self, fit: bool) -> None:
+    @rule(fit=st.booleans(), back=st.booleans())
+    def resume(self, fit: bool, back: bool) -> None:
+        if back:
+            self.all_come_back()
         choice = self.plan.resume(self.now, lambda place: fit or place.tier == 0)
         assert choice is None or choice.target.name not in self.broken
         assert choice is None or fit or choice.target.tier == 0
@@ -205,5 +216,5 @@ class PlanMachine(RuleBasedStateMachine):
             assert tiers == sorted(tiers)
 
 
-PlanMachine.TestCase.settings = settings(max_examples=120, stateful_step_count=30, deadline=None)
+PlanMachine.TestCase.settings = settings(max_examples=120, stateful_step_count=50, deadline=None)
 TestPlan = PlanMachine.TestCase
