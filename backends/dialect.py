@@ -51,6 +51,8 @@ class Dialect(Protocol):
     metrics_path: str | None
     token_ids: TokenIds | None
     """None: a broken stream cannot be continued there from its token ids."""
+    tells_finish: bool
+    """Whether each of its streams says why the answer ends before it ends; where not, `[DONE]` alone is believed."""
 
     def classify(self, path: str, head: ResponseHead, body: bytes) -> Failure | None:
         """Judges a whole answer to a request for `path`: None if good, else what went wrong.

@@ -21,6 +21,7 @@ class ForwardedCredentials:
         self.health_path = dialect.health_path
         self.metrics_path: str | None = dialect.metrics_path
         self.token_ids: TokenIds | None = dialect.token_ids
+        self.tells_finish = dialect.tells_finish
 
     def classify(self, path: str, head: ResponseHead, body: bytes) -> Failure | None:
         """See `Dialect.classify`."""

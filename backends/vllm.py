@@ -13,3 +13,4 @@ class VLLMDialect(OpenAIDialect):
     health_path = "/health"
     metrics_path: str | None = "/metrics"
     token_ids: TokenIds | None = TokenIds()
+    tells_finish = True

@@ -237,6 +237,10 @@ class Attempt:
                 return
             document = document_of(frame)
             ends_empty = document is None and any(terminal in frame for terminal in self.shape.terminal)
+            if ends_empty and self.endpoint.dialect.tells_finish:
+                evidence = "the stream ended before any content"
+                self.expire(Failure(ErrorKind.GENERATION_FAILED, evidence, status=200))
+                return
             if ends_empty or (document is not None and self.shape.has_content(document)):
                 self._succeed(AnswerKind.STREAM, self.held + self._scanner.rest)
                 return

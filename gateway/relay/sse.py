@@ -110,13 +110,15 @@ class StreamShape:
 
     `has_content` looks at a frame's JSON; `finished` likewise tells the frame after which only bookkeeping follows.
     `terminal` are bytes that only the last frame holds, whatever the model's text is; `repair` is sent to complete a
-    stream that was finished but whose terminal frame never came.
+    stream that was finished but whose terminal frame never came. `finished_by` are bytes of which a frame that finishes
+    holds one; None where that is the terminal one.
     """
 
     terminal: tuple[bytes, ...]
     repair: bytes
     has_content: Callable[[dict[str, Any]], bool]
     finished: Callable[[dict[str, Any]], bool]
+    finished_by: tuple[bytes, ...] | None = None
 
 
 def _choices(document: dict[str, Any]) -> list[dict[str, Any]]:
@@ -147,6 +149,11 @@ def _members(*types: str) -> tuple[bytes, ...]:
     return tuple(b'"type":%b"%b"' % (space, name.encode()) for name in types for space in (b"", b" "))
 
 
+def _strings(name: str) -> tuple[bytes, ...]:
+    """How a member of that name begins that holds a string."""
+    return tuple(b'"%b":%b"' % (name.encode(), space) for space in (b"", b" "))
+
+
 def _typed(*types: str) -> Callable[[dict[str, Any]], bool]:
     return lambda document: document.get("type") in types
 
@@ -154,12 +161,13 @@ def _typed(*types: str) -> Callable[[dict[str, Any]], bool]:
 _DONE = b"data: [DONE]\n\n"
 #: With the line's end: a model may well write `data: [DONE]`, but in JSON a line feed is written `\\n`.
 _ENDINGS = tuple(b"data:%b[DONE]%b" % (space, end) for space in (b" ", b"") for end in (b"\n", b"\r"))
-OPENAI = StreamShape(_ENDINGS, _DONE, _chat_content, _chat_finished)
+OPENAI = StreamShape(_ENDINGS, _DONE, _chat_content, _chat_finished, _strings("finish_reason"))
 ANTHROPIC = StreamShape(
     _members("message_stop"),
     b'event: message_stop\ndata: {"type":"message_stop"}\n\n',
     lambda document: document.get("type") not in ("message_start", "ping", "content_block_start"),
     lambda document: document.get("type") == "message_delta" and _stopped(document.get("delta")),
+    _strings("stop_reason"),
 )
 #: Events of a Responses stream that come before anything of the answer.
 _BEFORE_TEXT = frozenset(

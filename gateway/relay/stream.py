@@ -146,6 +146,12 @@ class StreamRelay:
     def _pass_on(self, frames: bytes) -> None:
         self._tail.append(frames)
         if not self._terminal_seen and any(terminal in frames for terminal in self._shape.terminal):
+            if self._unexplained():
+                self._tail.pop()
+                self._pass_on(self._until_terminal(frames))
+                evidence = "the stream ended without saying why the answer does"
+                self._break(Failure(ErrorKind.GENERATION_FAILED, evidence, status=200))
+                return
             self._terminal_seen = True
         passage = self.passage
         try:
@@ -194,6 +200,21 @@ class StreamRelay:
                 return good, _after_content(failure)
             good += frame
         return frames, None
+
+    def _unexplained(self) -> bool:
+        """Whether the server, which always says why an answer ends, has ended the stream without it."""
+        if self._several or not self._dialect.tells_finish or self._shape.finished_by is None:
+            return False
+        return not any(said in piece for piece in self._tail for said in self._shape.finished_by)
+
+    def _until_terminal(self, frames: bytes) -> bytes:
+        """The frames before the one that ends the stream."""
+        good = b""
+        for frame in split(frames):
+            if any(terminal in frame for terminal in self._shape.terminal):
+                break
+            good += frame
+        return good
 
     def _finished(self) -> bool:
         """Whether all text has come, and only bookkeeping may lack."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import signal
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any, Self
 
@@ -259,6 +261,59 @@ async def test_streams_cut_by_a_killed_engine_end_as_if_nothing_had_been(
     figures.add("streams in flight when an engine was killed", len(cut), "")
     figures.add("streams resumed from token ids, exact", resumed, "")
     assert resumed >= 1
+
+
+@pytest.mark.parametrize("path", ["/v1/messages", "/v1/responses"])
+async def test_messages_and_responses_cut_by_a_killed_engine_end_as_if_nothing_had_been(
+    stack: Stack, figures: Figures, path: str
+) -> None:
+    """These go on by replay: the text of an undisturbed run, under one id, and no event twice or missing."""
+    async with aiohttp.ClientSession() as session:
+        undisturbed = [await events(session, stack.url + path, number) for number in range(6)]
+        before, begun = stack.resumes("replay"), asyncio.Semaphore(0)
+        asked = [asyncio.create_task(events(session, stack.url + path, number, begun)) for number in range(6)]
+        for _ in asked:
+            await begun.acquire()
+        busier = max(("a", "b"), key=lambda name: stack.endpoint(name)["in_flight"])
+        (stack.a if busier == "a" else stack.b).engine().kill()
+        cut = await asyncio.gather(*asked)
+    for right, got in zip(undisturbed, cut, strict=True):
+        assert text_in(got) == text_in(right)
+        assert [kind for kind, _ in groupby(e["type"] for e in got)] == [
+            kind for kind, _ in groupby(e["type"] for e in right)
+        ]
+        assert [e["sequence_number"] for e in got if "sequence_number" in e] == list(range(len(got)))[
+            : len(got) if "responses" in path else 0
+        ]
+        assert len({e["item_id"] for e in got if "item_id" in e}) <= 1
+    resumed = stack.resumes("replay") - before
+    figures.add(f"streams of {path} resumed by replay, exact", resumed, "")
+    assert resumed >= 1
+
+
+async def events(
+    session: aiohttp.ClientSession, url: str, number: int, begun: asyncio.Semaphore | None = None
+) -> list[dict[str, Any]]:
+    """The events of one greedy stream; `begun` is released at its fifth."""
+    asked: dict[str, Any] = {"model": "tiny", "temperature": 0, "stream": True}
+    text = f"Tell me of whale number {number}."
+    if url.endswith("messages"):
+        asked |= {"messages": [{"role": "user", "content": text}], "max_tokens": STREAMED_TOKENS}
+    else:
+        asked |= {"input": text, "max_output_tokens": STREAMED_TOKENS}
+    found: list[dict[str, Any]] = []
+    async with session.post(url, json=asked) as answer:
+        async for line in answer.content:
+            if line.startswith(b"data:"):
+                found.append(json.loads(line[5:]))
+                if len(found) == 5 and begun is not None:
+                    begun.release()
+    return found
+
+
+def text_in(found: list[dict[str, Any]]) -> str:
+    deltas = [e["delta"] for e in found if e["type"] in ("content_block_delta", "response.output_text.delta")]
+    return "".join(delta if isinstance(delta, str) else delta["text"] for delta in deltas)
 
 
 def test_a_killed_supervisor_takes_all_of_vllm_with_it(shared: Stack) -> None:

@@ -12,7 +12,7 @@ import pytest
 from tests.integration.test_resilience import POLICY, stack
 from tests.support.counting_model import count_text
 from tests.support.fault_backend import FaultBackend
-from tests.support.faults import fault
+from tests.support.faults import Fault, FaultKind, fault
 from tests.support.gateway import Answer, running_gateway
 from tests.support.request_log import SeenRequest
 
@@ -325,3 +325,37 @@ async def test_a_model_that_writes_the_end_marker_does_not_end_the_stream() -> N
         backend.inject(fault("frame", after=2, body=said), fault("rst_mid_stream", after=4))
         answer = await gateway.chat(stream=True)
         assert answer.error["error_type"] == "generation_failed"
+
+
+@pytest.mark.parametrize("after", [1, 5])
+async def test_an_end_marker_without_a_finish_reason_is_no_end(after: int) -> None:
+    async with stack() as (gateway, (bad, _)):
+        end = fault("frame", after=after, body=b"data: [DONE]\n\n")
+        bad.inject(end, fault("silent_cut", after=after))
+        for _ in range(2):
+            answer = await gateway.chat(stream=True)
+            assert text_of(answer) == count_text(1, 8)
+            assert answer.frames.count("[DONE]") == 1
+            assert answer.frames[-1] == "[DONE]"
+
+
+async def test_a_stream_of_nothing_but_its_end_marker_is_a_failed_attempt() -> None:
+    async with stack() as (gateway, (bad, _)):
+        bad.inject(Fault(FaultKind.RESPOND, headers={"content-type": "text/event-stream"}, body=b"data: [DONE]\n\n"))
+        for _ in range(2):
+            assert text_of(await gateway.chat(stream=True)) == count_text(1, 8)
+
+
+async def test_a_server_of_a_kind_that_need_not_say_why_is_believed() -> None:
+    async with FaultBackend() as backend:
+        text = f"""
+server: {{listen: '127.0.0.1:0'}}
+backends: {{b: {{url: '{backend.url}', kind: openai}}}}
+routes: [{{model: tiny, backends: [b]}}]
+"""
+        async with running_gateway(text) as gateway:
+            end = fault("frame", after=3, body=b"data: [DONE]\n\n")
+            backend.inject(end, fault("silent_cut", after=3))
+            answer = await gateway.chat(stream=True)
+            assert text_of(answer) == count_text(1, 3)
+            assert answer.frames[-1] == "[DONE]"

@@ -123,12 +123,12 @@ class Stack:
         found: dict[str, Any] = get(f"{self.url}/status")["endpoints"][name]
         return found
 
-    def resumes(self) -> int:
-        """Streams that the gateway has resumed from token ids."""
+    def resumes(self, way: str = "token_ids") -> int:
+        """Streams that the gateway has resumed, from token ids or by `replay`."""
         with urllib.request.urlopen(f"{self.url}/metrics", timeout=5) as answer:
             text = answer.read().decode()
         samples = re.findall(
-            r'^seawall_stream_resumes_total\{[^}]*outcome="token_ids"[^}]*\} (\S+)', text, re.MULTILINE
+            rf'^seawall_stream_resumes_total\{{[^}}]*outcome="{way}"[^}}]*\}} (\S+)', text, re.MULTILINE
         )
         return sum(int(float(value)) for value in samples)
 
