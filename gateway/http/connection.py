@@ -6,7 +6,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 from time import monotonic
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import httptools
 
@@ -43,7 +43,7 @@ class ClientConnection(asyncio.Protocol):
         self._loop = server.loop
         self._max_header_size = server.limits.max_header_size
         self._transport: asyncio.Transport = None  # type: ignore[assignment]  # set by connection_made
-        self._parser = httptools.HttpRequestParser(self)
+        self._parser: Any = httptools.HttpRequestParser(self)
         self._peer = ""
         self._target = b""
         self._headers: dict[bytes, bytes] = {}
@@ -474,8 +474,17 @@ class ClientConnection(asyncio.Protocol):
             self._pending.append(self._active)
             self._active = None
         self._forget_the_rest()
+        self._let_go()
         if self._job is not None:
             self._job.cancel()
+
+    def _let_go(self) -> None:
+        """Ends the ring of connection and parser: what was read is freed now, and not when the collector comes by."""
+        self._refused = True
+        self._request = None
+        self._chunks = []
+        self._headers = {}
+        self._parser = None
 
     def _forget_the_rest(self) -> None:
         """Gives back the room of requests that wait and of one that is arriving."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from enum import Enum
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import httptools
 
@@ -84,7 +84,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._pool = pool
         self._loop = pool.loop
         self._transport: asyncio.Transport = None  # type: ignore[assignment]  # set by connection_made
-        self._parser = httptools.HttpResponseParser(self)
+        self._parser: Any = httptools.HttpResponseParser(self)
         self.sink: Sink | None = None
         self._head = UpstreamHead()
         self._head_size = 0
@@ -219,6 +219,7 @@ class UpstreamConnection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._pool.lost(self)
+        self._parser = None  # the ring of connection and parser would wait for the collector
         sink = self.sink
         if sink is None or self._complete:
             return
