@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 #: Requests that a client may send ahead on one connection before we stop reading it.
 MAX_PIPELINED = 8
+#: Bytes that are parsed at a time where requests may be in them. What comes in one read may hold thousands, and they
+#: must not keep the other connections waiting.
+_PIECE = 4096
 #: Bytes a second that a body must bring on the average, once `body_timeout` has passed.
 MIN_BODY_RATE = 500.0
 #: Bytes of a body that are taken in before it is looked whether its request has a key: what is larger would let anyone
@@ -56,6 +59,9 @@ class ClientConnection(asyncio.Protocol):
         self._reading_head = True
         self._refused = False
         self._pending: deque[Request] = deque()
+        self._unread: memoryview | bytes = b""  # read, and not parsed yet
+        self._held_back = False  # reading is paused: enough has come
+        self._going_on = False
         self._active: Request | None = None
         self._job: Job | None = None
         self._chunked = False
@@ -83,6 +89,42 @@ class ClientConnection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._refused:
             return
+        if self._unread:
+            self._unread = memoryview(b"".join((self._unread, data)))
+        elif len(data) <= _PIECE:
+            self._parse(data)
+        else:
+            self._unread = memoryview(data)
+            self._take_in()
+
+    def _take_in(self) -> None:
+        """Parses a piece of what was read, or all of a body; for more, the other connections have their turn first."""
+        while self._unread and not self._refused and len(self._pending) < MAX_PIPELINED:
+            size = _PIECE if self._reading_head else 4 * _PIECE
+            piece, self._unread = bytes(self._unread[:size]), self._unread[size:]
+            self._parse(piece)
+            if self._reading_head:
+                break
+        if len(self._pending) < MAX_PIPELINED:
+            self._read_on()
+
+    def _hold_back(self) -> None:
+        if not self._held_back:
+            self._held_back = True
+            self._transport.pause_reading()
+
+    def _read_on(self) -> None:
+        """There is room for more requests."""
+        if self._refused:
+            return
+        if self._unread:
+            self._hold_back()
+            self._loop.call_soon(self._take_in)
+        elif self._held_back:
+            self._held_back = False
+            self._transport.resume_reading()
+
+    def _parse(self, data: bytes) -> None:
         body_size = self._body_size
         if self._reading_head:
             self._unparsed_head += len(data)
@@ -225,7 +267,7 @@ class ClientConnection(asyncio.Protocol):
         else:
             self._pending.append(request)
             if len(self._pending) >= MAX_PIPELINED:
-                self._transport.pause_reading()
+                self._hold_back()
 
     # -- one request at a time -----------------------------------------------------------------------------------
 
@@ -246,6 +288,8 @@ class ClientConnection(asyncio.Protocol):
         self._forget_the_rest()
         self._server.closed(self)
         self._refused = True
+        if self._held_back:
+            self._transport.resume_reading()
         return self._transport, request
 
     def _finish(self) -> None:
@@ -267,12 +311,20 @@ class ClientConnection(asyncio.Protocol):
         self._go_on()
 
     def _go_on(self) -> None:
-        """Begins with the next request, unless the client still has to read the last answer."""
-        if self._pending and self._active is None and not self.write_paused:
-            following = self._pending.popleft()
-            if len(self._pending) == MAX_PIPELINED - 1:
-                self._transport.resume_reading()
-            self._begin(following)
+        """Begins with the next requests, until one has to wait or the client has to read its answers first."""
+        if self._going_on:
+            return  # one that was answered at once: the loop below takes the next
+        self._going_on = True
+        try:
+            while self._pending and self._active is None and not self.write_paused:
+                if self._transport.is_closing():
+                    break
+                following = self._pending.popleft()
+                if len(self._pending) == MAX_PIPELINED - 1:
+                    self._loop.call_soon(self._read_on)
+                self._begin(following)
+        finally:
+            self._going_on = False
 
     def hold(self, size: int) -> bool:
         """Takes so much more of the room for bodies (less, if negative) for the request that is being answered: its
@@ -374,7 +426,7 @@ class ClientConnection(asyncio.Protocol):
     @property
     def idle(self) -> bool:
         """Whether no request runs and none has begun to arrive."""
-        return self._active is None and self._request is None and self._unparsed_head == 0
+        return self._active is None and self._request is None and self._unparsed_head == 0 and not self._unread
 
     @property
     def busy(self) -> bool:
@@ -482,6 +534,7 @@ class ClientConnection(asyncio.Protocol):
         """Ends the ring of connection and parser: what was read is freed now, and not when the collector comes by."""
         self._refused = True
         self._request = None
+        self._unread = b""
         self._chunks = []
         self._headers = {}
         self._parser = None

@@ -6,6 +6,9 @@ connection closes: the sentinel is never answered. A good one is answered once, 
 
 from __future__ import annotations
 
+import asyncio
+from time import monotonic
+
 import pytest
 
 from tests.integration.test_operations import config
@@ -229,6 +232,26 @@ async def test_every_split_of_a_request_over_packets_is_read_the_same() -> None:
         data = chunks(b"%x;a=b\r\n%b\r\n0\r\nX-T: a\r\n\r\n" % (SIZE, BODY)) + SENTINEL
         for cut in range(1, len(data), 3):
             assert [a.status for a in await talk(port, data[:cut], data[cut:])] == [200, 200], cut
+
+
+async def test_thousands_of_requests_in_one_write_are_answered_in_order_and_let_others_through() -> None:
+    """The first waits for its backend, all behind it are answered at once."""
+    many = 3000
+    async with FaultBackend(per_token=0.02) as backend, running_gateway(config(backend)) as gateway:
+        port = int(gateway.url.rpartition(":")[2])
+        numbered = [get(b"/v1/models/m%d" % number) for number in range(many)]
+        flood = asyncio.create_task(talk(port, post(LENGTH.strip()) + b"".join(numbered) + SENTINEL, timeout=60))
+        await backend.log.wait_for_state("running")
+        most = 0.0
+        while not flood.done():
+            started = monotonic()
+            assert (await gateway.get("/livez")).status == 200
+            most = max(most, monotonic() - started)
+        answers = await flood
+        assert [answer.status for answer in answers] == [200] + [404] * many + [200]
+        assert [f"m{number}" in answer.body.decode() for number, answer in enumerate(answers[1:-1])] == [True] * many
+        assert most < 1.0
+        assert gateway.gateway.services.in_flight == 0
 
 
 async def test_trailers_change_nothing_of_what_the_head_said() -> None:
