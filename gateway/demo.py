@@ -108,6 +108,8 @@ Draw something:
 
 Break a worker and ask again; it comes back by itself:
   kill -9 {pids.get("tide-a")}
+Kill both that serve tide, and tide-mini answers for them:
+  kill -9 {pids.get("tide-a")} {pids.get("tide-b")}
 
 Watch:  {url}/admin in a browser, or: {command()} top {url}
 Stop:   Ctrl-C
