@@ -13,7 +13,17 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 from backends.dialect import ResponseHead
-from gateway.relay.sse import FrameScanner, FrameTooLargeError, StreamShape, data_of, document_of, shape_for, split
+from gateway.relay.sse import (
+    ABORTED,
+    GIVEN_UP,
+    FrameScanner,
+    FrameTooLargeError,
+    StreamShape,
+    data_of,
+    document_of,
+    shape_for,
+    split,
+)
 from gateway.upstream.connection import Break, Sink, UpstreamConnection, UpstreamHead
 from gateway.upstream.pool import PoolExhaustedError
 from policies.outcome import ErrorKind, Failure
@@ -232,7 +242,9 @@ class Attempt:
             return
         self.held += frames
         for frame in split(frames):
-            if b'"error"' in frame and (failure := self.endpoint.dialect.classify_frame(data_of(frame))):
+            if (GIVEN_UP in frame or ABORTED in frame) and (
+                failure := self.endpoint.dialect.classify_frame(data_of(frame))
+            ):
                 self.expire(failure)
                 return
             document = document_of(frame)

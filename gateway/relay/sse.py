@@ -1,7 +1,7 @@
 """Server-sent events as bytes: where frames end, and what each API's stream looks like at its start and end.
 
 Nothing here parses JSON per frame on the happy path: a frame is looked into only while nothing has reached the client
-yet, when it holds the bytes `"error"`, or when the stream ends.
+yet, when it holds the bytes `"error"` or `"abort"`, or when the stream ends.
 """
 
 from __future__ import annotations
@@ -14,6 +14,9 @@ import orjson
 
 #: A frame longer than this is not a model's output; its stream counts as broken.
 MAX_FRAME = 1024 * 1024
+#: Where a frame holds one of these, its server may have given the answer up: it is looked into. vLLM's `finish_reason`
+#: of answers that it breaks off, such as when it is put to sleep, is `abort`.
+GIVEN_UP, ABORTED = b'"error"', b'"abort"'
 _ENDS = (b"\n\n", b"\r\n\r\n", b"\r\r")
 _LONGEST_END = max(map(len, _ENDS))
 

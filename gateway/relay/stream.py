@@ -13,6 +13,8 @@ from gateway.held_up import held_up
 from gateway.http.connection import ClientConnection
 from gateway.relay.passage import Continued, DivergedError, Passage
 from gateway.relay.sse import (
+    ABORTED,
+    GIVEN_UP,
     FrameScanner,
     FrameTooLargeError,
     StreamShape,
@@ -135,7 +137,7 @@ class StreamRelay:
             if sound is None:
                 return
             frames = sound
-        if b'"error"' in frames:
+        if GIVEN_UP in frames or ABORTED in frames:
             frames, failure = self._until_error(frames)
             if failure is not None:
                 self._pass_on(frames)
@@ -196,7 +198,7 @@ class StreamRelay:
         """Frames before the first that is an error, and that error."""
         good = b""
         for frame in split(frames):
-            if b'"error"' in frame and (failure := self._dialect.classify_frame(data_of(frame))):
+            if (GIVEN_UP in frame or ABORTED in frame) and (failure := self._dialect.classify_frame(data_of(frame))):
                 return good, _after_content(failure)
             good += frame
         return frames, None

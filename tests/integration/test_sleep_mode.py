@@ -5,11 +5,21 @@ from __future__ import annotations
 import asyncio
 
 import aiohttp
+import pytest
 
 from backends.workers.token_probe import TokenProbe
+from tests.support.counting_model import count_text
 from tests.support.fault_backend import FaultBackend
+from tests.support.faults import fault
 from tests.support.gateway import RunningGateway, running_gateway
 from tests.support.waiting import eventually
+
+#: How vLLM ends an answer that it breaks off: as if it were whole, but for the reason.
+ABORTED = (
+    b'data: {"id":"chatcmpl-x","object":"chat.completion.chunk","created":1,"model":"tiny","choices":[{"index":0,'
+    b'"delta":{"content":""},"logprobs":null,"finish_reason":"abort","stop_reason":null,"token_ids":[]}]}\n\n'
+    b"data: [DONE]\n\n"
+)
 
 
 def config(*backends: FaultBackend) -> str:
@@ -63,6 +73,23 @@ async def test_when_all_sleep_clients_are_told_at_once_and_served_once_one_is_aw
         await post(gateway, f"{a.url}/wake_up")
         await eventually(lambda: only.state == "healthy")
         assert (await gateway.chat()).status == 200
+
+
+@pytest.mark.parametrize("after", [0, 3, 7])
+async def test_a_stream_that_is_aborted_as_its_engine_falls_asleep_goes_on_elsewhere(after: int) -> None:
+    async with FaultBackend() as a, FaultBackend() as b, running_gateway(config(a, b)) as gateway:
+        a.inject(fault("frame", after=after, body=ABORTED))
+        answers = [await gateway.chat(stream=True) for _ in range(4)]
+        assert [answer.streamed for answer in answers] == [count_text(1, 8)] * 4
+        assert not any("abort" in str(answer.frames) for answer in answers)
+
+
+async def test_an_aborted_stream_with_nowhere_to_go_ends_with_an_error() -> None:
+    async with FaultBackend() as a, running_gateway(config(a)) as gateway:
+        a.inject(fault("frame", after=3, body=ABORTED))
+        answer = await gateway.chat(stream=True)
+        assert answer.error["error_type"] == "generation_failed"
+        assert "[DONE]" not in answer.frames
 
 
 async def test_a_sleeping_engine_is_not_taken_for_a_hung_one() -> None:
