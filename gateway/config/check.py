@@ -72,16 +72,22 @@ def render(report: Report) -> str:
     config = report.config
     what = f"{_count(len(config.backends), 'backend')}, {_count(len(config.routes), 'route')}"
     lines.append(f"{report.file}: {what}; {counts}")
-    table = [("route", "tiers", "attempts", "first token or error", "whole answer")]
+    table = [("route", "tiers", "attempts", "resumes", "first token or error", "whole answer")]
     for route in config.routes:
         worst = report.worst_cases[route.name]
-        total = config.policy_for(route).timeout.total
-        row = (route.name, str(len(route.tiers)), str(worst.attempts), _rounded(worst.seconds), _rounded(total))
-        table.append(row)
+        numbers = (len(route.tiers), worst.attempts, _resumes(config, route))
+        times = (worst.seconds, config.policy_for(route).timeout.total)
+        table.append((route.name, *map(str, numbers), *map(_rounded, times)))
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     lines += ["", "at worst:"]
     lines += ["  ".join(map(str.ljust, row, widths)).rstrip() for row in table]
     return "\n".join(lines)
+
+
+def _resumes(config: Config, route: RouteConfig) -> int:
+    """How many further attempts a stream may get that breaks after it has begun."""
+    stream, targets = config.policy_for(route).stream, sum(map(len, route.tiers))
+    return stream.max_resumes if stream.resume and targets > 1 else 0
 
 
 def _count(number: int, noun: str) -> str:

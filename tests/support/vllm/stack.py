@@ -137,7 +137,10 @@ class Stack:
         for worker in (self.a, self.b):
             worker.wait_ready()
         for name in ("a", "b"):
-            wait_until(lambda name=name: self._whole(name), 60, f"the gateway's use of {name}")
+            try:
+                wait_until(lambda name=name: self._whole(name), 60, f"the gateway's use of {name}")
+            except TimeoutError as late:
+                raise TimeoutError(f"{late}: {self.endpoint(name)}") from None
 
     def _whole(self, name: str) -> bool:
         """Whether an endpoint is in use; asks something, as only an answer closes a circuit."""

@@ -42,8 +42,8 @@ def test_a_sound_file_is_reported_with_warnings_and_worst_cases(tmp_path):
         f"{path}: 3 backends, 1 route; no errors, 1 warning",
         "",
         "at worst:",
-        "route  tiers  attempts  first token or error  whole answer",
-        "m      2      3         106.1s                10m",
+        "route  tiers  attempts  resumes  first token or error  whole answer",
+        "m      2      3         2        106.1s                10m",
     ]
 
 
