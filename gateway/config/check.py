@@ -72,7 +72,7 @@ def render(report: Report) -> str:
     config = report.config
     what = f"{_count(len(config.backends), 'backend')}, {_count(len(config.routes), 'route')}"
     lines.append(f"{report.file}: {what}; {counts}")
-    table = [("route", "tiers", "attempts", "resumes", "first token or error", "whole answer")]
+    table: list[tuple[str, ...]] = [("route", "tiers", "attempts", "resumes", "first token or error", "whole answer")]
     for route in config.routes:
         worst = report.worst_cases[route.name]
         numbers = (len(route.tiers), worst.attempts, _resumes(config, route))
