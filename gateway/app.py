@@ -198,6 +198,7 @@ class Gateway:
         await self._ops_runner.cleanup()
         for endpoint in self.runtime.endpoints.values():
             endpoint.pool.close()
+        self.services.settle()
         if self.services.tracing is not None:
             await asyncio.to_thread(self.services.tracing.close)
         self.services.logs.close()
