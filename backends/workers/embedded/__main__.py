@@ -138,8 +138,9 @@ def _options(argv: Sequence[str] | None) -> TextOptions:
         parser.error("--timeout must be positive, --drain must not be negative, --max-model-len must be at least 2")
     try:
         options.folder  # noqa: B018 - whether there is one
-    except ValueError as error:
-        parser.error(str(error))
+    except ValueError:
+        known = ", ".join(model_names())
+        parser.error(f"argument --model: invalid choice: {options.model!r} (choose from {known}, or give a folder)")
     except OSError:
         pass  # the program is right and the files are not there
     return options
