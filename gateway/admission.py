@@ -180,7 +180,7 @@ class WaitingRoom:
         queue = self._queue
         if queue.refuses(priority, tenant_of(ctx)):
             return "queue_full"
-        if len(queue) and self._up(now):
+        if len(queue) and self._was_up and self._up(now):  # at the moment when one comes back, no rate is known yet
             estimate = queue.wait_estimate(now, priority, tenant_of(ctx))
             if estimate is not None and estimate > min(queue.settings.max_wait, ctx.deadline - now):
                 return "too_long"
