@@ -53,6 +53,7 @@ class ClientConnection(asyncio.Protocol):
         self._request: Request | None = None
         self._chunks: list[bytes] = []
         self._body_size = 0
+        self._length = 0  # of the body being read, where its head says it
         self._head_size = 0  # of the head being parsed, as parsed
         self._unparsed_head = 0  # bytes that came for a head that is not complete, or for framing without any body
         self._host: bytes | None = None  # the last one found valid
@@ -100,8 +101,10 @@ class ClientConnection(asyncio.Protocol):
     def _take_in(self) -> None:
         """Parses a piece of what was read, or all of a body; for more, the other connections have their turn first."""
         while self._unread and not self._refused and len(self._pending) < MAX_PIPELINED:
-            size = _PIECE if self._reading_head else 4 * _PIECE
-            piece, self._unread = bytes(self._unread[:size]), self._unread[size:]
+            # No requests are in what the head said to be its body.
+            size = _PIECE if self._reading_head else max(4 * _PIECE, self._length - self._body_size)
+            piece = bytes(self._unread[:size])
+            self._unread = self._unread[size:] if size < len(self._unread) else b""  # an empty view would keep it all
             self._parse(piece)
             if self._reading_head:
                 break
@@ -217,7 +220,8 @@ class ClientConnection(asyncio.Protocol):
         else:
             request.close_delimited = version == "1.0"
             length = headers.get(b"content-length")
-            if length is not None and int(length) > limits.max_body:
+            self._length = 0 if length is None else int(length)
+            if self._length > limits.max_body:
                 self._refuse_body_too_large()
             elif b"expect" in headers and headers[b"expect"].lower() == b"100-continue" and self._active is None:
                 self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
