@@ -30,7 +30,7 @@ class Cause(StrEnum):
 
 ADVICE: dict[Cause, str] = {
     Cause.USAGE: "Mend the command line: the line says which argument is not accepted.",
-    Cause.PROGRAM: "Install the program, or give its path.",
+    Cause.PROGRAM: "Install what the line says is missing, or give the program's path.",
     Cause.PORT: "Stop the other process, or give another --port.",
     Cause.ACCESS: "Give the account that runs this the right to read the model; for a gated model log in to its hub.",
     Cause.FILES: "Check the model's name or directory: it needs config.json, the tokenizer's files and all weights.",
@@ -78,6 +78,7 @@ def _any(*patterns: str) -> re.Pattern[str]:
 
 
 _SIGNS: tuple[tuple[Cause, re.Pattern[str]], ...] = (
+    (Cause.PROGRAM, _any(r"worker needs more packages: ")),
     (Cause.PORT, _any(r"address already in use", r"is already in use by another process", r"EADDRINUSE")),
     (
         Cause.ACCESS,

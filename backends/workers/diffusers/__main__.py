@@ -62,7 +62,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error("--max-batch, --max-steps and --timeout must be positive, --max-waiting and --drain not negative")
     try:
         asyncio.run(_serve(given))
-    except (ImportError, OSError, RuntimeError, ValueError) as error:
+    except ImportError as error:
+        print(f"The image worker needs more packages: pip install 'seawall[diffusers]' ({error})", file=sys.stderr)
+        return 1
+    except (OSError, RuntimeError, ValueError) as error:
         print(f"The image worker stopped: {error}", file=sys.stderr)
         return 1
     return 0

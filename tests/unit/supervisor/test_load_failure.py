@@ -26,6 +26,10 @@ ROOT_ABOVE = [
         ("huggingface_hub.errors.HFValidationError: Repo id must be in the form 'repo_name'", Cause.FILES),
         ("huggingface_hub.errors.LocalEntryNotFoundError: Cannot find an appropriate cached snapshot", Cause.FILES),
         (WORKER + "safetensors._safetensors_rust.SafetensorError: Error while deserializing header", Cause.WEIGHTS),
+        (
+            "The text worker needs more packages: pip install 'seawall[transformers]' (No module named 'x')",
+            Cause.PROGRAM,
+        ),
         ("vllm: error: unrecognized arguments: --no-such-flag 3", Cause.USAGE),
         (
             "  Value error, Sleep mode is not supported on current platform. [type=value_error]",
