@@ -108,7 +108,7 @@ class _Conversion:
             settings["weight"] = params["weight"]
         if isinstance(params.get("max_parallel_requests"), int):
             settings["max_concurrency"] = params["max_parallel_requests"]
-        for name in sorted(set(params) - _USED_PARAMS):
+        for name in sorted(map(str, set(params) - _USED_PARAMS)):
             self._note(f"not carried over: {name} of {group}")
         host = urlsplit(str(base)).hostname or ""
         return self._result.add_backend(f"{group}-{host.split('.')[0]}" if not host[:1].isdigit() else group, settings)
@@ -183,7 +183,7 @@ class _Conversion:
             ("litellm_settings", self._settings, _USED_SETTINGS | set(_FALLBACKS)),
             ("general_settings", self._general, {"master_key"}),
         ):
-            for name in sorted(set(settings) - used):
+            for name in sorted(map(str, set(settings) - used)):
                 self._note(f"not carried over: {section}.{name}")
 
     # -- secrets -------------------------------------------------------------------------------------------------------
