@@ -248,7 +248,7 @@ class Attempt:
                 self.expire(failure)
                 return
             document = document_of(frame)
-            ends_empty = document is None and any(terminal in frame for terminal in self.shape.terminal)
+            ends_empty = document is None and self.shape.ends(frame)
             if ends_empty and self.endpoint.dialect.tells_finish:
                 evidence = "the stream ended before any content"
                 self.expire(Failure(ErrorKind.GENERATION_FAILED, evidence, status=200))

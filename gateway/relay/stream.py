@@ -147,7 +147,7 @@ class StreamRelay:
 
     def _pass_on(self, frames: bytes) -> None:
         self._tail.append(frames)
-        if not self._terminal_seen and any(terminal in frames for terminal in self._shape.terminal):
+        if not self._terminal_seen and self._shape.ends(frames):
             if self._unexplained():
                 self._tail.pop()
                 self._pass_on(self._until_terminal(frames))
@@ -213,7 +213,7 @@ class StreamRelay:
         """The frames before the one that ends the stream."""
         good = b""
         for frame in split(frames):
-            if any(terminal in frame for terminal in self._shape.terminal):
+            if self._shape.ends(frame):
                 break
             good += frame
         return good
