@@ -20,6 +20,7 @@ from benchmarks import proctree
 
 _DATA = b"data: {"
 _STREAM_END = b"0\r\n\r\n"
+_AT_ONCE = 128  # connections opened together where they need not be spread
 
 
 class Client(asyncio.Protocol):
@@ -180,9 +181,10 @@ class Load:
     async def run(self) -> dict[str, object]:
         options = self.options
         spread = options.ramp / max(1, options.connections)
-        for _ in range(options.connections):
-            await self._connect()
-            if spread > 0.0005:
+        at_once = 1 if spread > 0.0005 else _AT_ONCE  # behind those that ask already, each connection waits its turn
+        for opened in range(0, options.connections, at_once):
+            await asyncio.gather(*(self._connect() for _ in range(min(at_once, options.connections - opened))))
+            if at_once == 1:
                 await asyncio.sleep(spread)
         pacer = asyncio.create_task(self._pace()) if options.rate else None
         await asyncio.sleep(options.warmup)
