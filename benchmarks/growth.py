@@ -71,7 +71,7 @@ def _yaml(config: dict[str, Any], port: int, backend: int) -> str:
         "server": {"listen": f"127.0.0.1:{port}"},
         "backends": dict.fromkeys(names, one),
         "routes": [*routes, {"model": "bench", "backends": names}],
-        "policies": {"default": {"concurrency": {"min": 4096, "max": 8192}}},
+        "policies": {"default": {"concurrency": {"min": 4096, "max": 8192}, "limits": {"max_input_chars": 4_000_000}}},
     }
     if "keys" in config:
         keys = [_key(number) for number in range(config["keys"])]

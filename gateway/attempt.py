@@ -120,7 +120,13 @@ class Attempt:
         self._size = 0
         self._whole = whole
         self._end: tuple[Break, str] | bool | None = None  # what came after settling: True for a clean end
-        self._sink: Sink = self  # who receives the exchange
+        self._sink: Sink | None = self  # who receives the exchange
+
+    def forget(self) -> None:
+        """Lets go of the bodies and of its part in a circle: it is over. The collector would come by much later."""
+        self.body = self.held = b""
+        self._chunks = []
+        self._connection = self._sink = None
 
     # -- sending -------------------------------------------------------------------------------------------------------
 

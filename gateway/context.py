@@ -208,6 +208,13 @@ class RequestContext:
         """The attempts that failed, in order, as the client may see them."""
         return [record.failed() for record in self.attempts if record.failure is not None]
 
+    def forget(self) -> None:
+        """The request is over and booked: nothing of it waits for the garbage collector."""
+        for record in self.attempts:
+            record.attempt.forget()
+        if self.error is not None:
+            self.error.__traceback__ = self.error.__context__ = None  # whose frames hold this
+
     @property
     def answered_by(self) -> AttemptRecord | None:
         """The attempt that the client's answer comes from, or None."""

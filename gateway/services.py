@@ -65,6 +65,7 @@ class Services:
         over, self._over = self._over, []
         for ctx, now, wall in over:
             self._book(ctx, now, wall)
+            ctx.forget()
 
     def _book(self, ctx: RequestContext, now: float, wall: float) -> None:
         kind = ctx.error.kind if ctx.error is not None else None

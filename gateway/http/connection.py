@@ -291,7 +291,8 @@ class ClientConnection(asyncio.Protocol):
         self._server.unreserve(request.held)
         self._forget_the_rest()
         self._server.closed(self)
-        self._refused = True
+        self._active = None
+        self._let_go()
         if self._held_back:
             self._transport.resume_reading()
         return self._transport, request
