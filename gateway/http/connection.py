@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import httptools
 
 from gateway.http.job import Job
-from gateway.http.message import SMALL_BODY, Request, status_line
+from gateway.http.message import Request, status_line, write_whole
 from gateway.http.rules import NO_ROOM, NO_WEBSOCKET, NOT_HTTP, framing_problem, is_host, origin_form, without_upgrade
 from policies.outcome import ErrorKind
 
@@ -266,7 +266,6 @@ class ClientConnection(asyncio.Protocol):
         self._reading_head = True
         self._unparsed_head = 0
         if self._active is None and not self.write_paused:
-            self.bytes_out = 0
             self._begin(request)
         else:
             self._pending.append(request)
@@ -351,10 +350,7 @@ class ClientConnection(asyncio.Protocol):
         sent = b"" if self._active.method == "HEAD" else body
         length = b"" if status == 204 else b"content-length: %d\r\n" % len(body)  # RFC 9110, 8.6
         head = b"%b%b%b%b\r\n" % (status_line(status), headers, self._connection_header(), length)
-        if len(sent) < SMALL_BODY:
-            self._transport.write(head + sent)
-        else:
-            self._transport.writelines((head, sent))
+        write_whole(self._transport, head, sent)
         self._finish()
 
     def start(

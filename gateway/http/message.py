@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from asyncio import Transport
 from http import HTTPStatus
 
 #: Connection-specific headers, never passed on in either direction (RFC 9110, section 7.6.1).
@@ -20,12 +21,20 @@ HOP_BY_HOP = frozenset(
 )
 
 #: Bodies below this many bytes go out with their head in one segment; larger ones are not copied for it.
-SMALL_BODY = 16 * 1024
+_SMALL_BODY = 16 * 1024
 
 #: `HTTP/1.1 200 OK\r\n` and its like, made once.
 STATUS_LINES: dict[int, bytes] = {
     status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus
 }
+
+
+def write_whole(transport: Transport, head: bytes, body: bytes) -> None:
+    """Writes a whole message."""
+    if len(body) < _SMALL_BODY:
+        transport.write(head + body if body else head)
+    else:
+        transport.writelines((head, body))
 
 
 def status_line(status: int) -> bytes:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import httptools
 
-from gateway.http.message import SMALL_BODY
+from gateway.http.message import write_whole
 
 if TYPE_CHECKING:
     from gateway.upstream.pool import Pool
@@ -105,13 +105,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._head = UpstreamHead()
         self._head_size = 0
         self._received = self._complete = self._chunked = False
-        if body:
-            if len(body) < SMALL_BODY:
-                self._transport.write(data + body)
-            else:
-                self._transport.writelines((data, body))
-        else:
-            self._transport.write(data)
+        write_whole(self._transport, data, body)
 
     def abort(self) -> None:
         """Drops the connection at once, so that the backend stops working on the request."""

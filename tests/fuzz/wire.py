@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from typing import Any
 
 import h11
 
@@ -13,37 +12,11 @@ from gateway.http.message import Request
 from gateway.http.server import Server, ServerLimits
 from gateway.upstream.connection import Break, UpstreamConnection, UpstreamHead
 from gateway.upstream.request import passed_on, request_head
+from tests.support.transport import Transport
 
 _LIMITS = ServerLimits(65536, 131072, 10, 8192, 1.0, 1.0, 1.0)
 #: (method, target, body) of a request.
 Seen = tuple[str, bytes, bytes]
-
-
-class Transport(asyncio.Transport):
-    """Takes everything, and remembers whether it was closed and what was written."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.closed = False
-        self.written = b""
-
-    def write(self, data: Any) -> None:
-        self.written += data
-
-    def close(self) -> None:
-        self.closed = True
-
-    abort = close
-
-    def is_closing(self) -> bool:
-        return self.closed
-
-    def pause_reading(self) -> None: ...
-
-    def resume_reading(self) -> None: ...
-
-    def get_extra_info(self, name: str, default: object = None) -> object:
-        return ("127.0.0.1", 1) if name == "peername" else default
 
 
 def cut(data: bytes) -> list[bytes]:

@@ -10,18 +10,26 @@ import pytest
 from tests.integration.test_resilience import POLICY, stack
 from tests.integration.test_stream_failover import text_of, until
 from tests.support.counting_model import count_text
+from tests.support.fault_backend import FaultBackend
+from tests.support.gateway import Answer, RunningGateway
 
 WAITS = POLICY.replace("max_wait: 0s", "max_wait: 4s").replace("total: 5s", "total: 20s")
 
 
+async def killed_under_a_stream(gateway: RunningGateway, backends: list[FaultBackend]) -> asyncio.Task[Answer]:
+    """A stream whose backends were all killed after its first tokens."""
+    for backend in backends:
+        backend.per_token = 0.005
+    asked = asyncio.create_task(gateway.chat(stream=True, max_tokens=40))
+    await until(lambda: any(seen.tokens_sent >= 5 for backend in backends for seen in backend.log))
+    for backend in backends:
+        await backend.kill()
+    return asked
+
+
 async def test_a_stream_outlives_an_outage_of_every_backend() -> None:
     async with stack(policy=WAITS + "    stream: {keepalive: 100ms}\n") as (gateway, backends):
-        for backend in backends:
-            backend.per_token = 0.005
-        asked = asyncio.create_task(gateway.chat(stream=True, max_tokens=40))
-        await until(lambda: any(seen.tokens_sent >= 5 for backend in backends for seen in backend.log))
-        for backend in backends:
-            await backend.kill()
+        asked = await killed_under_a_stream(gateway, backends)
         await asyncio.sleep(0)
         await until(lambda: not any(e.up(monotonic()) for e in gateway.gateway.runtime.endpoints.values()))
         for backend in backends:
@@ -44,12 +52,7 @@ async def test_without_a_wait_it_ends_in_the_typed_error_at_once() -> None:
 async def test_an_endpoint_that_never_comes_back_is_waited_for_no_longer_than_may_be() -> None:
     policy = POLICY.replace("max_wait: 0s", "max_wait: 300ms")
     async with stack(policy=policy) as (gateway, backends):
-        for backend in backends:
-            backend.per_token = 0.005
-        asked = asyncio.create_task(gateway.chat(stream=True, max_tokens=40))
-        await until(lambda: any(seen.tokens_sent >= 5 for backend in backends for seen in backend.log))
-        for backend in backends:
-            await backend.kill()
+        asked = await killed_under_a_stream(gateway, backends)
         answer = await asyncio.wait_for(asked, 4.0)
         assert answer.error["is_retryable"] is True
         assert count_text(1, 40).startswith(text_of(answer))
@@ -57,12 +60,7 @@ async def test_an_endpoint_that_never_comes_back_is_waited_for_no_longer_than_ma
 
 async def test_a_client_that_leaves_meanwhile_is_not_waited_for() -> None:
     async with stack(policy=WAITS) as (gateway, backends):
-        for backend in backends:
-            backend.per_token = 0.005
-        asked = asyncio.create_task(gateway.chat(stream=True, max_tokens=40))
-        await until(lambda: any(seen.tokens_sent >= 5 for backend in backends for seen in backend.log))
-        for backend in backends:
-            await backend.kill()
+        asked = await killed_under_a_stream(gateway, backends)
         room = gateway.gateway.runtime.routes.routes[0].room
         await until(lambda: room._streams == 1)
         asked.cancel()

@@ -17,6 +17,7 @@ from gateway.validation.content_encoding import decoded
 from gateway.validation.errors import InvalidRequest
 from tests.security.test_desync import get, post
 from tests.support.hostile import FORM_PATHS, JSON_PATHS, form, part
+from tests.support.transport import Transport
 
 _PIECES = st.sampled_from(
     [b"data: {}", b"\n", b"\r", b"\n\n", b"\r\n\r\n", b"\r\r", b":", b"x", b'{"error"', b"\xff\0"]
@@ -166,7 +167,7 @@ async def _feed(pieces: list[bytes]) -> None:
     limits = ServerLimits(4096, 8192, 10, 2048, 1.0, 1.0, 1.0)
     server = Server(limits, handler, refuser, lambda connection, request: False)
     connection = ClientConnection(server)
-    transport = _Transport()
+    transport = Transport()
     connection.connection_made(transport)
     for piece in pieces:
         if not transport.closed:
@@ -177,26 +178,3 @@ async def _feed(pieces: list[bytes]) -> None:
     await asyncio.sleep(0)
     assert server.buffered == 0
     assert server.connections == 0
-
-
-class _Transport(asyncio.Transport):
-    """Takes everything, remembers whether it was closed."""
-
-    closed = False
-
-    def write(self, data: object) -> None: ...
-
-    def close(self) -> None:
-        self.closed = True
-
-    abort = close
-
-    def is_closing(self) -> bool:
-        return self.closed
-
-    def pause_reading(self) -> None: ...
-
-    def resume_reading(self) -> None: ...
-
-    def get_extra_info(self, name: str, default: object = None) -> object:
-        return ("127.0.0.1", 1) if name == "peername" else default
