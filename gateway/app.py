@@ -99,9 +99,7 @@ class Gateway:
             self.services.log.warning("fewer_connections", max_connections=limits.max_connections, open_files=allowed())
         self.server = Server(limits, self.pipeline.handle, self.pipeline.refuse, self._take_over)
         self.server.known = self.pipeline.known
-        self._ops_runner = web.AppRunner(
-            ops.application(self), handle_signals=False, access_log=None, shutdown_timeout=2.0
-        )
+        self._ops_runner = ops.runner(self)
         self._ops: web.Server | None = None
         self._watcher: asyncio.Task[None] | None = None
         self._hurry = asyncio.Event()

@@ -10,7 +10,7 @@ from aiohttp import web
 
 from gateway import __version__
 from gateway.admin import access
-from gateway.admin.views import routes
+from gateway.admin.views import CORRELATION, routes
 from gateway.errors.render import iso_timestamp, render, rendering_for
 from gateway.errors.taxonomy import GatewayError
 from gateway.http.message import HOP_BY_HOP, Request
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 #: Answers without the operator's key: they tell monitors what they need and nothing about requests.
 _OPEN = HEALTH_PATHS | {"/openapi.json"}
+#: Header lines that `as_bytes` adds at most.
+_ADDED = 4
 
 
 def belongs_here(path: str, separate_listener: bool) -> bool:
@@ -37,12 +39,16 @@ def belongs_here(path: str, separate_listener: bool) -> bool:
 
 
 def as_bytes(request: Request, correlation: str) -> bytes:
-    """The request as HTTP/1.1 for aiohttp, to be answered once: the connection closes after it."""
-    dropped = HOP_BY_HOP | {b"content-length", b"expect", b"x-correlation-id"}
+    """The request as HTTP/1.1 for aiohttp, to be answered once: the connection closes after it.
+
+    HTTP/1.0, which load balancers' checks still speak, has no `Host`; aiohttp wants one.
+    """
+    dropped = HOP_BY_HOP | {b"content-length", b"expect", b"host", b"x-correlation-id"}
     lines = [b"%b: %b\r\n" % item for item in request.headers.items() if item[0] not in dropped]
     head = b"%b %b HTTP/1.1\r\n%b" % (request.method.encode("ascii"), request.target, b"".join(lines))
-    own = b"x-correlation-id: %b\r\nconnection: close\r\ncontent-length: %d\r\n\r\n"
-    return head + own % (correlation.encode("ascii"), len(request.body)) + request.body
+    own = b"host: %b\r\nx-correlation-id: %b\r\nconnection: close\r\ncontent-length: %d\r\n\r\n"
+    host = request.headers.get(b"host") or b"localhost"
+    return head + own % (host, correlation.encode("ascii"), len(request.body)) + request.body
 
 
 def application(gateway: Gateway) -> web.Application:
@@ -50,7 +56,9 @@ def application(gateway: Gateway) -> web.Application:
 
     @web.middleware
     async def contract(request: web.Request, handler: Handler) -> web.StreamResponse:
-        correlation = identify({name.lower().encode(): value.encode() for name, value in request.headers.items()})
+        given = request.headers.items()
+        correlation = identify({name.lower().encode(): value.encode(errors="surrogateescape") for name, value in given})
+        request[CORRELATION] = correlation
         try:
             _authorise(gateway, request)
             response = await handler(request)
@@ -90,6 +98,20 @@ def application(gateway: Gateway) -> web.Application:
         ]
     )
     return app
+
+
+def runner(gateway: Gateway) -> web.AppRunner:
+    """What serves the application: it takes the heads that the data listener takes, and bodies as they come."""
+    limits = gateway.server.limits
+    return web.AppRunner(
+        application(gateway),
+        access_log=None,
+        shutdown_timeout=2.0,
+        max_line_size=limits.max_header_size,
+        max_field_size=limits.max_header_size,
+        max_headers=limits.max_headers + _ADDED,
+        auto_decompress=False,
+    )
 
 
 class _Views:

@@ -16,7 +16,6 @@ from gateway.admin.access import Actor
 from gateway.admin.acts import Verb, perform
 from gateway.admin.reloading import apply, preview
 from gateway.errors.taxonomy import GatewayError
-from gateway.identity import correlation_id
 from policies.outcome import ErrorKind
 
 if TYPE_CHECKING:
@@ -36,6 +35,8 @@ SECURITY_HEADERS = {
 _TYPES = {"html": "text/html", "css": "text/css", "js": "text/javascript", "svg": "image/svg+xml"}
 _STATIC = ("style.css", "app.js", "charts.js", "dom.js", "format.js", "acts.js", "requests.js", "icon.svg")
 _MAX_ACT = 4096
+#: The request's correlation ID.
+CORRELATION = web.RequestKey("correlation", str)
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -94,7 +95,7 @@ class _Views:
         await gateway.peers.ask("act", verb=verb.value, backend=backend)
         outcome = "done" if done["changed"] else "unchanged"
         gateway.admin.audit.record(
-            actor, verb.value, backend, outcome, reason=body.get("reason", ""), correlation_id=_correlation(request)
+            actor, verb.value, backend, outcome, reason=body.get("reason", ""), correlation_id=request[CORRELATION]
         )
         gateway.monitor.expire()
         await gateway.admin.refresh()
@@ -125,7 +126,7 @@ class _Views:
             "done" if problem is None else "refused",
             reason=body.get("reason", ""),
             detail=problem or f"{len(shown.changes)} changes, revision {shown.revision}",
-            correlation_id=_correlation(request),
+            correlation_id=request[CORRELATION],
             changes=shown.changes,
         )
         await gateway.admin.refresh()
@@ -141,7 +142,7 @@ class _Views:
             body = await _body(request)
         except GatewayError as error:
             self._gateway.admin.audit.refused(
-                request.remote, verb, backend, error.kind.value, correlation_id=_correlation(request)
+                request.remote, verb, backend, error.kind.value, correlation_id=request[CORRELATION]
             )
             raise
         name = access.plain_name(body.get("operator", "")) or actor.name
@@ -159,10 +160,6 @@ async def _body(request: web.Request) -> dict[str, Any]:
         message = f"An act's body is a JSON object of texts (operator, reason, revision) of at most {_MAX_ACT} bytes."
         raise GatewayError(ErrorKind.INVALID_INPUT, message)
     return body
-
-
-def _correlation(request: web.Request) -> str:
-    return correlation_id({name.lower().encode(): value.encode() for name, value in request.headers.items()})
 
 
 @lru_cache(maxsize=32)

@@ -11,6 +11,7 @@ import pytest
 from tests.support.counting_model import count_text
 from tests.support.fault_backend import FaultBackend
 from tests.support.gateway import RunningGateway, running_gateway
+from tests.support.raw_http import talk
 
 
 def config(*backends: FaultBackend, more: str = "", server: str = "") -> str:
@@ -226,3 +227,33 @@ async def test_a_refused_reload_shows_in_the_metrics_until_one_is_taken(tmp_path
                 assert sample(metrics, "seawall_last_reload_successful") == last
                 assert sample(metrics, "seawall_reloads_total", result="taken") == taken
                 assert sample(metrics, "seawall_reloads_total", result="refused") == 1
+
+
+#: Heads that the data listener takes, and so the operators' endpoints behind it must.
+_ODD_HEADS = {
+    "HTTP/1.0 without a host, as load balancers check": b"GET /readyz HTTP/1.0\r\n\r\n",
+    "an empty host": b"GET /readyz HTTP/1.1\r\nHost:\r\n\r\n",
+    "a header that is not UTF-8": b"GET /readyz HTTP/1.1\r\nHost: x\r\nX-Name: \xff\xe9\r\n\r\n",
+    "a long cookie": b"GET /readyz HTTP/1.1\r\nHost: x\r\nCookie: " + b"a" * 20_000 + b"\r\n\r\n",
+    "a long query": b"GET /readyz?" + b"a" * 20_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n",
+    "many headers": b"GET /readyz HTTP/1.1\r\nHost: x\r\n"
+    + b"".join(b"X-%d: 1\r\n" % number for number in range(127))
+    + b"\r\n",
+}
+
+
+@pytest.mark.parametrize("head", _ODD_HEADS.values(), ids=_ODD_HEADS.keys())
+async def test_operators_endpoints_take_every_head_that_the_listener_takes(head: bytes) -> None:
+    async with FaultBackend() as backend, running_gateway(config(backend)) as gateway:
+        [answer] = await talk(int(gateway.url.rpartition(":")[2]), head)
+        assert answer.status == 200
+        assert answer.header("x-correlation-id")
+
+
+async def test_an_act_whose_body_is_not_what_its_coding_says_is_refused() -> None:
+    act = b"POST /admin/backends/b0/drain HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    act += b"Content-Encoding: gzip\r\nContent-Length: 2\r\n\r\n{]"
+    async with FaultBackend() as backend, running_gateway(config(backend)) as gateway:
+        [answer] = await talk(int(gateway.url.rpartition(":")[2]), act)
+        assert answer.status == 400
+        assert answer.error["correlation_id"] == answer.header("x-correlation-id")
