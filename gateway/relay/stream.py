@@ -69,6 +69,7 @@ class StreamRelay:
         "_last_data",
         "_last_write",
         "_loop",
+        "_may_end",
         "_scanner",
         "_several",
         "_shape",
@@ -97,6 +98,7 @@ class StreamRelay:
         self._several = several
         self._dialect: Dialect = attempt.endpoint.dialect
         self._shape: StreamShape = attempt.shape
+        self._may_end = attempt.shape.ends_in_object  # whether what is `plausible` may be the last
         self._timeouts = timeouts
         self._loop = loop
         self._scanner = FrameScanner()
@@ -123,31 +125,34 @@ class StreamRelay:
     def on_data(self, data: bytes) -> None:
         if self.done.done():
             return
-        try:
-            frames = self._scanner.feed(data)
-        except FrameTooLargeError:
-            self._break(Failure(ErrorKind.GENERATION_FAILED, "a frame of the stream has no end", status=200))
-            return
         self._last_data = monotonic()
-        if not frames:
-            return
-        self.chunks += 1
-        if not plausible(frames):
-            sound = self._sound(frames)
-            if sound is None:
+        frames, may_end = data, self._may_end
+        if self._scanner.rest or not plausible(data):
+            may_end = True
+            frames = self._whole(data)
+            if not frames:
                 return
-            frames = sound
-        if GIVEN_UP in frames or ABORTED in frames:
+        self.chunks += 1
+        if frames.find(GIVEN_UP) >= 0 or frames.find(ABORTED) >= 0:
             frames, failure = self._until_error(frames)
             if failure is not None:
                 self._pass_on(frames)
                 self._break(failure)
                 return
-        self._pass_on(frames)
+        self._pass_on(frames, may_end=may_end)
 
-    def _pass_on(self, frames: bytes) -> None:
+    def _whole(self, data: bytes) -> bytes:
+        """The whole frames that have come with these bytes, all well-formed; none where the stream is broken."""
+        try:
+            frames = self._scanner.feed(data)
+        except FrameTooLargeError:
+            self._break(Failure(ErrorKind.GENERATION_FAILED, "a frame of the stream has no end", status=200))
+            return b""
+        return frames if plausible(frames) else self._sound(frames)
+
+    def _pass_on(self, frames: bytes, *, may_end: bool = True) -> None:
         self._tail.append(frames)
-        if not self._terminal_seen and self._shape.ends(frames):
+        if may_end and not self._terminal_seen and self._shape.ends(frames):
             if self._unexplained():
                 self._tail.pop()
                 self._pass_on(self._until_terminal(frames))
@@ -164,12 +169,14 @@ class StreamRelay:
                 Failure(ErrorKind.GENERATION_FAILED, evidence, status=200, blame=Blame.NONE, elsewhere=Elsewhere.NO)
             )
             return
-        self._write(out)
+        if out:
+            self._last_write = self._last_data
+            self._client.write(out)
         if passage.complete:
             self._complete()
 
-    def _sound(self, frames: bytes) -> bytes | None:
-        """The frames, all well-formed on a closer look; None when the stream is broken by one that is not."""
+    def _sound(self, frames: bytes) -> bytes:
+        """The frames, all well-formed on a closer look; none when the stream is broken by one that is not."""
         good = []
         for frame in split(frames):
             if not is_malformed(frame):
@@ -177,7 +184,7 @@ class StreamRelay:
                 continue
             self._pass_on(b"".join(good))
             self._break(Failure(ErrorKind.GENERATION_FAILED, "a frame of the stream is not JSON", status=200))
-            return None
+            return b""
         return b"".join(good)
 
     def on_end(self) -> None:
@@ -259,7 +266,7 @@ class StreamRelay:
 
     def _complete(self) -> None:
         if not self._terminal_seen or self.passage.complete:
-            self._write(self.passage.closing())
+            self._client.write(self.passage.closing())
         self._attempt.cancel()
         self._resolve(None)
 
@@ -276,11 +283,6 @@ class StreamRelay:
         self._resolve(Failure(ErrorKind.CLIENT_DISCONNECTED))
 
     # -- time ----------------------------------------------------------------------------------------------------------
-
-    def _write(self, data: bytes) -> None:
-        if data:
-            self._last_write = self._last_data
-            self._client.write(data)
 
     def _watch(self) -> None:
         timeouts = self._timeouts

@@ -33,9 +33,9 @@ def says_of_ids(document: dict[str, Any]) -> bool:
 
 def without_ids(frames: bytes) -> bytes:
     """Whole frames without what `return_token_ids` added to them."""
-    if _IDS in frames:
+    if frames.find(_IDS) >= 0:
         frames = _without_lists(frames, _IDS)
-    if b'token_ids"' in frames or b'prompt_text"' in frames:
+    if frames.find(_NAMES[0]) >= 0 or frames.find(_NAMES[1]) >= 0:
         frames = _without_lists(frames, _PROMPT_IDS).replace(_TEXT, b"")
         return _written_anew(frames) if _left_over(frames) else frames
     return frames
