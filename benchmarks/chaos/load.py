@@ -34,12 +34,14 @@ class Outcome:
 
 @dataclass(slots=True)
 class Load:
-    """`rate` requests a second, every other one a stream, on one session of keep-alive connections."""
+    """`rate` requests a second, every other one a stream, on one session of keep-alive connections. `late`: how long
+    after its time one was sent at worst, in seconds."""
 
     url: str
     headers: dict[str, str] = field(default_factory=dict)
     rate: float = 40.0
     leavers: bool = False
+    late: float = 0.0
     outcomes: list[Outcome] = field(default_factory=list)
     _numbers: itertools.count[int] = field(default_factory=lambda: itertools.count(1000, 1000))
 
@@ -51,7 +53,9 @@ class Load:
         async with aiohttp.ClientSession(timeout=limits, connector=aiohttp.TCPConnector(limit=0)) as session:
             tasks = []
             for number in range(int(seconds * self.rate)):
-                await asyncio.sleep(max(0.0, began + number / self.rate - loop.time()))
+                due = began + number / self.rate
+                await asyncio.sleep(max(0.0, due - loop.time()))
+                self.late = max(self.late, loop.time() - due)
                 tasks.append(asyncio.create_task(self._one(session, number)))
             await asyncio.gather(*tasks)
 

@@ -9,7 +9,7 @@ import os
 import signal
 import tempfile
 from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from benchmarks.chaos.fleet import ROOT, Fleet
 from benchmarks.chaos.load import TOKENS, Load, Outcome, read_slowly
 from benchmarks.chaos.scenarios import END, LAST, Scenario
 from benchmarks.chaos.subjects import Subject
+from benchmarks.subjects import VERSIONS
 from tests.support.processes import free_port
 
 
@@ -27,7 +28,9 @@ class Result:
     """Shares are of all requests of that kind, 0 to 1, and times in seconds. `amplification`: backend requests per
     client's request. `wasted`: tokens generated that no client got, per client's request. `recovery`: from the end of
     the fault to the end of the last request that failed; 0 when none failed after it. `aborted`: from the moment at
-    which a client left to the end of its backend request, at worst; None where nobody left."""
+    which a client left to the end of its backend request, at worst; None where nobody left. `late`: how long after its
+    time a request was sent, at worst; where that is much, the machine was busy, and times say little.
+    `version`: of a peer."""
 
     subject: str
     scenario: str
@@ -42,6 +45,8 @@ class Result:
     recovery: float
     aborted: float | None
     why: dict[str, int]
+    late: float = 0.0
+    version: str = ""
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -67,7 +72,8 @@ async def run(subject: Subject, scenario: Scenario, *, rate: float = 40.0, logs:
                 await load.run(LAST)
                 healed = max(began + END, await acting)
                 await asyncio.gather(*readers, return_exceptions=True)
-    return summary(subject.name, scenario, load.outcomes, fleet.seen(), healed)
+    found = summary(subject.name, scenario, load.outcomes, fleet.seen(), healed)
+    return replace(found, late=round(load.late, 3), version=VERSIONS.get(subject.name, ""))
 
 
 async def _act(fleet: Fleet, scenario: Scenario, began: float) -> float:
@@ -127,7 +133,7 @@ def summary(
     right = {"exact", "left"} | ({"refused"} if scenario.refused else set())
     unary = [outcome for outcome in outcomes if not outcome.stream]
     streams = [outcome for outcome in outcomes if outcome.stream]
-    late = [outcome.ended - healed for outcome in outcomes if outcome.verdict not in right and outcome.ended > healed]
+    after = [outcome.ended - healed for outcome in outcomes if outcome.verdict not in right and outcome.ended > healed]
     times = sorted(outcome.ended - outcome.began for outcome in outcomes if outcome.verdict in right)
     got = sum(outcome.tokens for outcome in outcomes)
     made = sum(min(request["tokens_sent"], TOKENS) for request in seen)
@@ -142,7 +148,7 @@ def summary(
         round(max((outcome.stall for outcome in streams), default=0.0), 3),
         round(len(seen) / max(1, len(outcomes)), 3),
         round(max(0, made - got) / max(1, len(outcomes)), 2),
-        round(max(late, default=0.0), 2),
+        round(max(after, default=0.0), 2),
         _aborted(outcomes, seen) if scenario.leavers else None,
         dict(Counter(f"{o.verdict}: {o.why}" for o in outcomes if o.verdict not in right).most_common(5)),
     )

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from benchmarks.subjects import HOME
+from benchmarks.subjects import PORTKEY_FILE, home, portkey_command
 
 Urls = Mapping[str, str]
 
@@ -103,7 +103,7 @@ def _envoy(work: Path, port: int, urls: Urls) -> list[str]:
     }
     config = work / "envoy.json"
     config.write_text(json.dumps({"static_resources": {"listeners": [listener], "clusters": [cluster]}}))
-    program = str(HOME / "envoy/bin/envoy")
+    program = str(home("envoy") / "bin/envoy")
     return [program, "-c", str(config), "--concurrency", "1", "--log-level", "error", "--use-dynamic-base-id"]
 
 
@@ -125,31 +125,42 @@ router_settings:
 def _litellm(work: Path, port: int, urls: Urls) -> list[str]:
     config = work / "litellm.yaml"
     config.write_text(_LITELLM.format(**urls))
-    program = str(HOME / "litellm/bin/litellm")
+    program = str(home("litellm") / "bin/litellm")
     return [program, "--config", str(config), "--host", "127.0.0.1", "--port", str(port), "--num_workers", "1"]
 
 
 def _sglang(work: Path, port: int, urls: Urls) -> list[str]:
-    program = [str(HOME / "sglang/bin/python"), "-m", "sglang_router.launch_router", "--host", "127.0.0.1"]
-    waits = ["--request-timeout-secs", "15", "--cb-timeout-duration-secs", "1", "--health-check-interval-secs", "1"]
-    own = ["--policy", "round_robin", "--log-level", "error", "--prometheus-port", str(port + 1000)]
-    return [*program, "--port", str(port), "--worker-urls", *urls.values(), *waits, *own]
+    program = [str(home("sglang-router") / "bin/python"), "-m", "sglang_router.launch_router"]
+    return [*program, *_rust_router(port, urls)]
+
+
+def _vllm(work: Path, port: int, urls: Urls) -> list[str]:
+    return [str(home("vllm-router") / "bin/vllm-router"), *_rust_router(port, urls)]
+
+
+def _rust_router(port: int, urls: Urls) -> list[str]:
+    """Neither has tiers, nor a wait for the first token or for a silence: all three share, and health checks tell."""
+    waits = ["--request-timeout-secs", "15", "--cb-timeout-duration-secs", "1"]
+    waits += ["--health-check-interval-secs", "1", "--health-check-timeout-secs", "1"]
+    own = ["--host", "127.0.0.1", "--port", str(port), "--prometheus-port", str(port + 1000)]
+    return [*own, "--worker-urls", *urls.values(), "--policy", "round_robin", "--log-level", "error", *waits]
 
 
 def _portkey(work: Path, port: int, urls: Urls) -> list[str]:
-    script = HOME / "portkey/node_modules/@portkey-ai/gateway/build/start-server.js"
-    return ["node", str(script), f"--port={port}", "--headless"]
+    return portkey_command(port)
 
 
 def _portkey_headers(urls: Urls) -> dict[str, str]:
-    def target(name: str) -> dict[str, object]:
-        return {"provider": "openai", "custom_host": urls[name] + "/v1", "api_key": "none"}
+    """Its retries go to the same target, a second later; a chain of fallbacks goes to another at once."""
 
-    pair = {"strategy": {"mode": "loadbalance"}, "targets": [target("a"), target("b")], "request_timeout": 15_000}
+    def chain(names: str) -> dict[str, object]:
+        targets = [{"provider": "openai", "custom_host": urls[name] + "/v1", "api_key": "none"} for name in names]
+        return {"strategy": {"mode": "fallback"}, "targets": targets}
+
     config = {
-        "strategy": {"mode": "fallback"},
-        "targets": [pair | {"retry": {"attempts": 1}}, target("c")],
-        "retry": {"attempts": 1},
+        "strategy": {"mode": "loadbalance"},
+        "targets": [chain("abc"), chain("bac")],
+        "request_timeout": 1_000,
     }
     return {"x-portkey-config": json.dumps(config)}
 
@@ -160,20 +171,21 @@ def _port(url: str) -> int:
 
 SUBJECTS = (
     Subject("seawall", _seawall),
-    Subject("envoy", _envoy, HOME / "envoy/bin/envoy"),
+    Subject("envoy", _envoy, home("envoy") / "bin/envoy"),
     Subject(
         "litellm",
         _litellm,
-        HOME / "litellm/bin/litellm",
+        home("litellm") / "bin/litellm",
         env={"LITELLM_DANGEROUSLY_PERMIT_WEAK_OR_UNSET_MASTER_KEY": "true"},
     ),
-    Subject("sglang-router", _sglang, HOME / "sglang/bin/python"),
     Subject(
         "portkey",
         _portkey,
-        HOME / "portkey/node_modules/@portkey-ai/gateway/build/start-server.js",
+        home("portkey") / PORTKEY_FILE,
         _portkey_headers,
         {"TRUSTED_CUSTOM_HOSTS": "127.0.0.1,localhost"},
     ),
+    Subject("sglang-router", _sglang, home("sglang-router") / "bin/python"),
+    Subject("vllm-router", _vllm, home("vllm-router") / "bin/vllm-router"),
 )
 BY_NAME = {subject.name: subject for subject in SUBJECTS}
