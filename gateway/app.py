@@ -19,7 +19,7 @@ from gateway.admin.admin import Admin
 from gateway.admin.state import Workers
 from gateway.config import Config, ConfigError, load_config, load_text
 from gateway.config.base import split_listen
-from gateway.config.diff import diff
+from gateway.config.diff import diff, log_reload
 from gateway.config.loader import read
 from gateway.descriptors import allowed, for_clients, raise_limit
 from gateway.discovery.discovery import Discovery
@@ -101,6 +101,7 @@ class Gateway:
         self.server.known = self.pipeline.known
         self._ops_runner = ops.runner(self)
         self._ops: web.Server | None = None
+        self._separate = False  # whether operators have a listener of their own: a reload opens none and closes none
         self._watcher: asyncio.Task[None] | None = None
         self._hurry = asyncio.Event()
         self._tls: TlsFiles | None = None
@@ -111,17 +112,19 @@ class Gateway:
     async def start(self, sock: socket.socket, admin_sock: socket.socket | None = None) -> None:
         """Starts serving on a bound socket. Raises OSError when a TLS file cannot be read.
 
-        `admin_sock` is the operators' listener where another process has opened it.
+        `admin_sock` is the operators' listener where another process opens it, for all workers.
         """
         config = self.runtime.config
         await self._ops_runner.setup()
         self._ops = self._ops_runner.server
         admin = config.server.admin
+        alone = self.peers.number is None
         if admin_sock is not None:
             await web.SockSite(self._ops_runner, admin_sock).start()
-        elif admin.listen is not None:
+        elif alone and admin.listen is not None:
             host, port = split_listen(admin.listen)
             await web.TCPSite(self._ops_runner, host, port).start()
+        self._separate = admin_sock is not None or (alone and admin.listen is not None)
         await self.monitor.start()
         self._share(config)
         check_discovery(config)
@@ -227,7 +230,7 @@ class Gateway:
         """Serves another configuration from now on. Raises OSError when one of its files cannot be read."""
         before = self.runtime.config
         self.swap(self.prepare(config))
-        self.services.log.info("reloaded", changes=diff(before, config))
+        log_reload(self.services.log, diff(before, config))
 
     def prepare(self, config: Config) -> Runtime:
         """Builds another configuration beside the one that is served. Raises OSError when a file cannot be read."""
@@ -319,7 +322,7 @@ class Gateway:
         """Hands connections that ask for an operations' path to aiohttp, for that one request."""
         if not paths.is_operations(request.path) or self._ops is None:
             return False
-        if not ops.belongs_here(request.path, self.runtime.config.server.admin.listen is not None):
+        if not ops.belongs_here(request.path, self._separate):
             return False
         transport, request = connection.release()
         handler = self._ops()

@@ -93,6 +93,9 @@ def explain(
     except ValueError as error:
         typer.echo(error, err=True)
         raise typer.Exit(2) from None
+    except OSError as error:  # a certificate that the configuration names
+        typer.echo(f"{error.filename}: {error.strerror}", err=True)
+        raise typer.Exit(2) from None
     except CannotRead as error:
         typer.echo(f"cannot read the status of {url}: {error}", err=True)
         raise typer.Exit(1) from None

@@ -6,6 +6,7 @@ connection is lost. A certificate and a key that do not fit, as while one of two
 
 from __future__ import annotations
 
+import contextlib
 import ssl
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,13 +28,15 @@ class TlsFiles:
     """
 
     def __init__(self, purpose: ssl.Purpose, ca: str | None, cert: str | None, key: str | None) -> None:
-        self.context = ssl.create_default_context(purpose, cafile=ca)
+        with _naming(ca):
+            self.context = ssl.create_default_context(purpose, cafile=ca)
         self._purpose = purpose
         self._ca, self._cert, self._key = ca, cert, key
         self.names = [name for name in (ca, cert, key) if name is not None]
         self._seen = self._stamps()
         if cert is not None:
-            self.context.load_cert_chain(cert, key)
+            with _naming(cert, key):
+                self.context.load_cert_chain(cert, key)
 
     def renew(self) -> bool:
         """Loads the files anew if they have changed; what is loaded stays if they cannot be used, and they are not
@@ -55,6 +58,16 @@ class TlsFiles:
 
     def _stamps(self) -> list[_Stamp | None]:
         return [_stamp(name) for name in self.names]
+
+
+@contextlib.contextmanager
+def _naming(*files: str | None) -> Iterator[None]:
+    """Puts the files into an error about them, which ssl leaves out. Raises OSError."""
+    try:
+        yield
+    except OSError as error:
+        named = " or ".join(name for name in files if name is not None)
+        raise OSError(error.errno or 0, error.strerror or str(error), named or None) from None
 
 
 def _stamp(name: str) -> _Stamp | None:

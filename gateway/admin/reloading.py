@@ -10,14 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from gateway.config import Config, ConfigError
-from gateway.config.diff import diff
+from gateway.config.diff import after_restart, diff
 from gateway.config.loader import load, read
 
 #: Lines shown at most.
 _MOST = 500
-#: Settings of the process, which a reload leaves as they are.
-_FIXED = ("server.", "observability.")
-_RELOADED = ("server.admin.key", "server.drain")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +48,7 @@ def preview(path: Path, current: Config) -> tuple[Preview, Config | None]:
         problems = [str(problem) for problem in loaded.problems if problem.severity == "error"][:_MOST]
         return Preview(revision, [], [], warnings, problems), None
     changes = diff(current, loaded.config)[:_MOST]
-    return Preview(revision, changes, [line for line in changes if _is_fixed(line)], warnings, []), loaded.config
+    return Preview(revision, changes, after_restart(changes), warnings, []), loaded.config
 
 
 def apply(config: Config, take: Callable[[Config], None]) -> str | None:
@@ -63,7 +60,3 @@ def apply(config: Config, take: Callable[[Config], None]) -> str | None:
     except OSError as error:
         return f"{error.filename}: {error.strerror}"
     return None
-
-
-def _is_fixed(line: str) -> bool:
-    return line.startswith(_FIXED) and not line.startswith(_RELOADED)

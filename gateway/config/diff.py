@@ -1,6 +1,6 @@
 """What changed between two configurations, in lines for the log of a reload."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from pydantic import BaseModel, SecretStr
@@ -10,10 +10,23 @@ from gateway.config.base import Section
 from gateway.config.schema import Config
 from gateway.config.units import Unit
 
+_FIXED = ("server.", "observability.")
+_RELOADED = ("server.admin.key:", "server.drain", "server.trusted_proxies:", "server.watch:")
+
 
 def diff(old: Config, new: Config) -> list[str]:
     """One line for each setting that differs, such as `policies.chat.retry.attempts: 3 -> 5`. Secrets stay hidden."""
     return list(_compare(old, new, "", None))
+
+
+def after_restart(changes: Iterable[str]) -> list[str]:
+    """Those of `diff`'s lines whose settings a reload leaves as they are: they belong to the process."""
+    return [line for line in changes if line.startswith(_FIXED) and not line.startswith(_RELOADED)]
+
+
+def log_reload(log: Any, changes: list[str], **more: Any) -> None:
+    """The line that says what a reload has changed, and what of it waits for a restart."""
+    log.info("reloaded", changes=changes, after_restart=after_restart(changes) or None, **more)
 
 
 def _compare(old: Any, new: Any, path: str, unit: Unit | None) -> Iterator[str]:

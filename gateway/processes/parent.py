@@ -18,7 +18,7 @@ from typing import IO, Any
 
 from backends.workers.supervisor_policy import RestartPolicy, RestartSettings
 from gateway.config import Config, ConfigError
-from gateway.config.diff import diff
+from gateway.config.diff import diff, log_reload
 from gateway.config.loader import load_text, read
 from gateway.observe.exposition import Snapshot
 from gateway.observe.logs import Logs
@@ -236,7 +236,7 @@ class Parent:
             before, self._text, self._config = self._config, text, config
             self._revision += 1
             await asyncio.gather(*(child.channel.ask("commit") for child in workers), return_exceptions=True)
-            self._log.info("reloaded", changes=diff(before, config), workers=len(workers))
+            log_reload(self._log, diff(before, config), workers=len(workers))
             return []
 
     def _refused(self, problems: list[str]) -> list[str]:

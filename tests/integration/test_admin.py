@@ -177,6 +177,23 @@ async def test_a_reload_is_shown_before_it_is_made_and_only_what_was_shown_is_ta
             assert set(gateway.gateway.runtime.endpoints) == {"b0", "b1"}
 
 
+async def test_a_listener_for_operators_comes_with_a_restart_and_until_then_they_are_served_where_they_were(
+    tmp_path: Path,
+) -> None:
+    async with FaultBackend() as one:
+        path = tmp_path / "gateway.yaml"
+        manual = config(one, server="watch: false")
+        path.write_text(manual)
+        async with running_gateway(manual, path) as gateway:
+            changed = "watch: false, trusted_proxies: [10.0.0.0/8], admin: {listen: '127.0.0.1:0'}"
+            path.write_text(config(one, server=changed))
+            taken = (await act(gateway, "/admin/reload")).json
+            assert taken["applied"] is True
+            assert taken["restart"] == ["server.admin.listen: null -> 127.0.0.1:0"]
+            assert gateway.gateway.runtime.proxies
+            assert (await gateway.get("/status")).status == 200
+
+
 @pytest.mark.parametrize(
     ("path", "status", "code"),
     [

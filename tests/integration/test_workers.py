@@ -123,6 +123,22 @@ async def test_a_reload_reaches_every_worker_or_none(backend: FaultProcess, tmp_
         assert await gateway.sample("seawall_last_reload_successful") == 1
 
 
+async def test_workers_that_start_after_a_reload_that_adds_a_listener_for_operators_do_without_it(
+    backend: FaultProcess, tmp_path: Path
+) -> None:
+    path = tmp_path / "gateway.yaml"
+    path.write_text(gateway_yaml(backend, server=TWO))
+    with Serving(path, free_port()) as gateway:
+        path.write_text(gateway_yaml(backend, server=f"{TWO}, admin: {{listen: '127.0.0.1:{free_port()}'}}"))
+        gateway.signal(signal.SIGHUP)
+        await asyncio.to_thread(gateway.wait_for_line, '"event":"reloaded"')
+        for pid in (await gateway.workers()).values():
+            os.kill(pid, signal.SIGKILL)
+        await asyncio.to_thread(gateway.wait_for_count, "worker_died", 2)
+        await settled(gateway)
+        assert "worker_failed_to_start" not in gateway.output
+
+
 async def test_an_operators_act_reaches_every_worker_and_those_that_start_later(
     backend: FaultProcess, tmp_path: Path
 ) -> None:

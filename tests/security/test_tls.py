@@ -14,7 +14,7 @@ import pytest
 import trustme
 
 from gateway.config.upstreams import BackendTls
-from gateway.tls import backend_files
+from gateway.tls import TlsFiles, backend_files
 from tests.security.test_rogue_backends import ANSWER, says
 from tests.support.gateway import running_gateway
 from tests.support.raw_http import talk
@@ -274,3 +274,17 @@ def test_endpoints_with_the_same_settings_share_one_context(files: dict[str, str
     first = backend_files(tls)
     assert backend_files(BackendTls(ca=files["ca"])) is first
     assert backend_files(BackendTls(ca=files["ca"], verify=False)) is not first
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [("ca", "no PEM", "no certificate or crl found"), ("cert", "no PEM", "PEM"), ("ca", None, "No such file")],
+)
+def test_an_error_about_a_file_names_it(tmp_path: Path, name: str, content: str | None, said: str) -> None:
+    path = tmp_path / "file.pem"
+    if content is not None:
+        path.write_text(content)
+    given: dict[str, str | None] = {"ca": None, "cert": None, "key": None, name: str(path)}
+    with pytest.raises(OSError, match=said) as raised:
+        TlsFiles(ssl.Purpose.SERVER_AUTH, **given)
+    assert raised.value.filename == str(path)

@@ -1,6 +1,6 @@
 import pytest
 
-from gateway.config.diff import diff
+from gateway.config.diff import after_restart, diff
 from gateway.config.loader import load_text
 
 BASE = """\
@@ -52,3 +52,22 @@ policies: {chat: {extends: default}}
 def test_changes_are_told_one_a_line_and_secrets_are_hidden(old, new, lines):
     assert old in BASE
     assert diff(load_text(BASE), load_text(BASE.replace(old, new))) == lines
+
+
+@pytest.mark.parametrize(
+    ("line", "waits"),
+    [
+        ("server.listen: 127.0.0.1:8080 -> 127.0.0.1:8081", True),
+        ("server.admin.listen: null -> 127.0.0.1:9090", True),
+        ("observability.log.level: info -> debug", True),
+        ("server.admin.key: changed (secret)", False),
+        ("server.drain: 30s -> 60s", False),
+        ("server.drain_delay: 1s -> 5s", False),
+        ("server.trusted_proxies: [] -> [10.0.0.0/8]", False),
+        ("server.watch: true -> false", False),
+        ("policies.chat.retry.attempts: 3 -> 5", False),
+        ("alerts.targets: changed (secret)", False),
+    ],
+)
+def test_what_belongs_to_the_process_waits_for_its_restart(line: str, waits: bool) -> None:
+    assert after_restart([line]) == ([line] if waits else [])
