@@ -94,7 +94,8 @@ class WaitingRoom:
     ) -> Choice[Candidate] | None:
         """The plan's next attempt once there is a slot for it; None when there is nothing to wait for.
 
-        Raises GatewayError when a request that was not tried yet can't wait, or has waited in vain.
+        A request that was called up before, to an endpoint that was gone again, has its old place. Raises GatewayError
+        when a request that was not tried yet can't wait, or has waited in vain.
         """
         now = monotonic()
         if not (self.crowded or self._makes_sense(plan, now)):
@@ -103,6 +104,7 @@ class WaitingRoom:
         if isinstance(entry, str):
             self._in_vain(ctx, numbers, entry, now)
             return None
+        since = now
         choice: Choice[Candidate] | None = None
         try:
             while True:
@@ -121,8 +123,8 @@ class WaitingRoom:
                 self._attend(now)
         finally:
             now = monotonic()
-            ctx.waited(entry.since, now)
-            numbers.queue_wait.observe(now - entry.since)
+            ctx.waited(since, now)
+            numbers.queue_wait.observe(now - since)
             if self._queue.cancel(entry) or choice is None:
                 self._go_on(now)  # it leaves without taking the slot that it may have been called up for
 
@@ -160,18 +162,22 @@ class WaitingRoom:
     def _enter(self, ctx: RequestContext, now: float) -> _Entry | str:
         """A place in the line, or the reason why there is none."""
         queue = self._queue
-        priority = priority_of(ctx)
         if not len(queue):
             queue.measure_from(now)
+        if ctx.place is not None:
+            ctx.place.item = self._loop.create_future()
+            queue.take_back(ctx.place)  # till it would have left anyway: it has one `max_wait` in all
+            self._attend(now)
+            return ctx.place
+        priority = priority_of(ctx)
         if (reason := self._refusal(ctx, priority, now)) is not None:
             return reason
-        # Whoever waits a second time, for another endpoint, has no more than one `max_wait` in all.
-        ctx.patience = min(ctx.patience, ctx.deadline, now + queue.settings.max_wait)
-        entry, displaced = queue.enqueue(self._loop.create_future(), priority, tenant_of(ctx), now, ctx.patience)
+        entry, displaced = queue.enqueue(self._loop.create_future(), priority, tenant_of(ctx), now, ctx.deadline)
         if displaced is not None:
             _tell(displaced, "displaced")
         if entry is None:
             return "queue_full"
+        ctx.place = entry
         self._attend(now)
         return entry
 

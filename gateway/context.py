@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from gateway.key_limits import Grant
     from gateway.observe.spans import Trace
     from gateway.runtime import Route, Runtime
+    from policies.admission import Waiting
 
 
 _NOTHING: Mapping[str, Any] = {}
@@ -90,7 +91,7 @@ class RequestContext:
         "lines",
         "model",
         "own_lines",
-        "patience",
+        "place",
         "request",
         "route",
         "runtime",
@@ -118,7 +119,7 @@ class RequestContext:
         self.grant: Grant | None = None
         self.attempts: list[AttemptRecord] = []
         self.budget_exhausted = False
-        self.patience = float("inf")  # until when it may wait for endpoints
+        self.place: Waiting[Any] | None = None  # the one that it had in its route's waiting room
         self.backend_time = 0.0
         self.backend_until = 0.0
         self.first_token_at = 0.0

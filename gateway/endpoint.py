@@ -203,7 +203,12 @@ class Endpoint:
         return self.in_service and self.breaker.allows(now) and not self.vitality.doubtful
 
     def recovered_since(self, at: float, now: float) -> bool:
-        """Whether there is reason to ask it again after a failure at that time: heard of since, or due for a probe."""
+        """Whether there is reason to ask it again after a failure at that time: heard of since, or due for a probe.
+
+        One that could not be reached has to be heard of: until it answers a check, its circuit's time says nothing.
+        """
+        if self.vitality.doubtful:
+            return False
         return self.vitality.seen_since(at) or self.breaker.state(now) is State.HALF_OPEN
 
     def load(self, now: float) -> float:

@@ -180,6 +180,16 @@ class AdmissionQueue(Generic[T]):
         entry.queued = True
         self._waiting += 1
 
+    def take_back(self, entry: Waiting[T]) -> None:
+        """Takes one in again that lost what it came out for: ahead of its tenant's others, as it has waited longest.
+
+        Whether there is room or not: it has waited for its turn, and its place may have been given away meanwhile.
+        """
+        self.put_back(entry)
+        lanes = self._lanes[entry.priority].by_tenant
+        lanes[entry.tenant].move_to_end(entry.number, last=False)
+        lanes.move_to_end(entry.tenant, last=False)
+
     def cancel(self, entry: Waiting[T]) -> bool:
         """Takes a request out whose client has left; False when it is out already."""
         if not entry.queued:

@@ -250,7 +250,7 @@ class AttemptPlan(Generic[T]):
                 if targets and (choice := self._choice(targets, now, delay, why)) is not None:
                     if not self._paid(now, choice.target, left=True):
                         return None
-                    self._returns += delay > 0.0
+                    self._returns += why == RESUME and choice.target in self._asked
                     return self._taken(tier, choice)
         return self._resume_at_recovered(now, fits)
 
@@ -273,7 +273,7 @@ class AttemptPlan(Generic[T]):
         """(tier, endpoints, wait, why) in the order in which a broken answer is taken to them."""
         tiers = (*range(self._tier, len(self._tiers)), *range(self._tier))
         unbroken = {tier: self._unbroken(self._tiers[tier], fits) for tier in tiers}
-        for again, delay in ((False, 0.0), (True, self._backoff(self._returns + 1))):
+        for again, delay in ((False, 0.0), (True, self._pause(now))):
             for tier in tiers:
                 known = [t for t in unbroken[tier] if (t in self._asked) is again and not (again and t.doubtful())]
                 yield tier, [t for t in known if t.usable(now)], delay, RESUME
@@ -359,13 +359,17 @@ class AttemptPlan(Generic[T]):
             return None
         targets, why = granted
         returns = why == "retry_same"
-        choice = self._choice(targets, now, self._backoff(self._returns + 1) if returns else 0.0, why)
+        choice = self._choice(targets, now, self._pause(now) if returns else 0.0, why)
         if choice is None or why in _GRANTED:
             return choice
         if not self._paid(now, choice.target):
             return None
         self._returns += returns
         return choice
+
+    def _pause(self, now: float) -> float:
+        """Seconds that are left of the backoff before a return to a tried endpoint: it runs from the last failure."""
+        return max(0.0, self._failed_at + self._backoff(self._returns + 1) - now)
 
     def _from_ejected(self, now: float) -> Choice[T] | None:
         """An endpoint whose circuit is open, where more of a tier are out than may be: nothing else can be asked."""

@@ -21,7 +21,8 @@ _LEAVES_AFTER = 5
 @dataclass(slots=True)
 class Outcome:
     """How one request ended. `verdict`: exact; refused (a 400); failed (said so); silent (cut, or wrong, and passed off
-    as whole); left. Times in loop time; `stall`: longest silence within a stream's content, in seconds."""
+    as whole); left. Times in loop time; `stall`: longest silence within a stream's content, in seconds. `request_id` is
+    what the gateway calls it, empty where it doesn't say."""
 
     stream: bool
     began: float
@@ -30,6 +31,7 @@ class Outcome:
     stall: float = 0.0
     tokens: int = 0
     why: str = ""
+    request_id: str = ""
 
 
 @dataclass(slots=True)
@@ -82,6 +84,7 @@ class Load:
 
     async def _unary(self, session: aiohttp.ClientSession, body: Any, first: int, outcome: Outcome) -> None:
         async with session.post(self.url, json=body, headers=self.headers) as answer:
+            outcome.request_id = answer.headers.get("X-Request-ID", "")
             data = await answer.read()
         if answer.status != 200:
             outcome.verdict = "refused" if answer.status == 400 else "failed"
@@ -100,6 +103,7 @@ class Load:
         loop = asyncio.get_running_loop()
         text, done, last = "", False, loop.time()
         async with session.post(self.url, json=body, headers=self.headers) as answer:
+            outcome.request_id = answer.headers.get("X-Request-ID", "")
             if answer.status != 200:
                 outcome.verdict = "refused" if answer.status == 400 else "failed"
                 outcome.why = f"status {answer.status}"

@@ -71,9 +71,27 @@ async def run(subject: Subject, scenario: Scenario, *, rate: float = 40.0, logs:
                 ]
                 await load.run(LAST)
                 healed = max(began + END, await acting)
+                if logs is not None:
+                    stories = await _stories(f"http://127.0.0.1:{port}", load.outcomes, began)
+                    log.with_suffix(".json").write_text(json.dumps(stories, indent=1) + "\n")
                 await asyncio.gather(*readers, return_exceptions=True)
     found = summary(subject.name, scenario, load.outcomes, fleet.seen(), healed)
     return replace(found, late=round(load.late, 3), version=VERSIONS.get(subject.name, ""))
+
+
+async def _stories(url: str, outcomes: list[Outcome], began: float) -> list[dict[str, Any]]:
+    """How each request went that failed, with its attempts where the gateway tells of them; seconds from `began`."""
+    stories = []
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=5)) as session:
+        for outcome in outcomes:
+            if outcome.verdict in ("failed", "silent"):
+                story = None
+                with contextlib.suppress(aiohttp.ClientError, OSError, TimeoutError, ValueError):
+                    async with session.get(f"{url}/requests/{outcome.request_id}") as answer:
+                        story = await answer.json()
+                times = {"began": outcome.began - began, "ended": outcome.ended - began}
+                stories.append(asdict(outcome) | times | {"story": story})
+    return stories
 
 
 async def _act(fleet: Fleet, scenario: Scenario, began: float) -> float:

@@ -236,6 +236,28 @@ async def test_those_who_wait_for_an_endpoint_that_dies_wait_for_it_to_come_back
         assert [answer.status for answer in await asyncio.gather(*tasks)] == [200] * 5
 
 
+async def test_one_whose_turn_came_in_vain_has_its_place_though_the_line_is_full_again() -> None:
+    limits = "concurrency: {mode: fixed, limit: 1}, admission: {max_queue: 1}"
+    policy = f"{{{limits}, circuit_breaker: {{consecutive_failures: 1}}, retry: {{attempts: 1}}}}"
+    async with stack(policy) as (gateway, backend, _):
+        backend.inject("hang")
+        first = ask(gateway, "first")
+        await until(lambda: order(backend) == ["first"])
+        called = ask(gateway, "called")
+        await waiting(gateway, 1)
+        backend.heal()
+        backend.inject("hang")
+        await until(lambda: order(backend) == ["first", "called"])
+        later = ask(gateway, "later")
+        await waiting(gateway, 1)
+        await backend.kill()
+        await waiting(gateway, 2)
+        backend.heal()
+        await backend.start()
+        assert [answer.status for answer in await asyncio.gather(first, called, later)] == [200] * 3
+        assert sum(numbers(gateway).shed.values()) == 0
+
+
 async def test_routes_that_share_an_endpoint_both_get_their_turns() -> None:
     second = "  - {model: other, backends: [b0]}"
     async with stack(ONE, first_token=0.005, routes=second, model="tiny") as (gateway, _, __):

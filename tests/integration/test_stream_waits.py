@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from time import monotonic
+from unittest.mock import Mock
 
 import pytest
 
+from policies.breaker import State
+from policies.plan import AttemptPlan
 from tests.integration.test_resilience import POLICY, stack
 from tests.integration.test_stream_failover import text_of, until
 from tests.support.counting_model import count_text
@@ -37,6 +40,23 @@ async def test_a_stream_outlives_an_outage_of_every_backend() -> None:
         answer = await asked
         assert text_of(answer) == count_text(1, 40)
         assert answer.frames[-1] == "[DONE]"
+
+
+async def test_it_does_not_spend_its_tries_on_backends_that_nobody_has_heard_of_since(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("gateway.failover._INTERVAL", 0.01)
+    policy = WAITS.replace("consecutive_failures: 5, open_for: 200ms", "consecutive_failures: 1, open_for: 50ms")
+    async with stack(policy=policy, health="interval: 5s, unhealthy_after: 100") as (gateway, backends):
+        asked = await killed_under_a_stream(gateway, backends)
+        endpoints = gateway.gateway.runtime.endpoints.values()
+        await until(lambda: all(e.breaker.state(monotonic()) is State.HALF_OPEN for e in endpoints))
+        looks = Mock(side_effect=AttemptPlan.may_resume_later)
+        monkeypatch.setattr(AttemptPlan, "may_resume_later", lambda *told: looks(*told))
+        await until(lambda: asked.done() or looks.call_count >= 3)
+        for backend in backends:
+            await backend.start()
+        assert text_of(await asked) == count_text(1, 40)
 
 
 async def test_without_a_wait_it_ends_in_the_typed_error_at_once() -> None:

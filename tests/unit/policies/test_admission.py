@@ -126,6 +126,21 @@ def test_priorities_out_of_range_are_cut_to_it(priority: int) -> None:
     assert entry.priority == min(max(priority, 0), 9)
 
 
+def test_one_that_lost_what_it_came_out_for_is_first_again_though_the_room_is_full_meanwhile() -> None:
+    queue: AdmissionQueue[str] = AdmissionQueue(AdmissionSettings(max_queue=2, max_wait=5.0))
+    for item, tenant in (("a1", "a"), ("a2", "a")):
+        queue.enqueue(item, 5, tenant, 0.0, 100.0)
+    first = queue.next_ready(1.0)
+    assert first is not None
+    queue.enqueue("b1", 5, "b", 1.0, 100.0)
+    assert queue.enqueue("b2", 5, "b", 1.0, 100.0) == (None, None)
+    queue.take_back(first)
+    assert len(queue) == 3
+    assert [entry.item for entry in iter(lambda: queue.next_ready(2.0), None)] == ["a1", "b1", "a2"]
+    queue.take_back(first)
+    assert [entry.item for entry in queue.expire(5.0)] == ["a1"]  # it has no more time than it had
+
+
 def test_cancelled_ones_leave_nothing_behind() -> None:
     queue = room(max_queue=10)
     for n in range(5000):

@@ -101,13 +101,14 @@ def plan(
 
 def walk(wanted: AttemptPlan[Place], *failures: Failure) -> list[tuple[str, float, str]]:
     """The choices made when every attempt fails in turn with these (the last one for ever)."""
-    made = []
+    made, now = [], 0.0
     for number in range(20):
-        choice = wanted.next(0.0)
+        choice = wanted.next(now)
         if choice is None:
             return made
         made.append((choice.target.name, round(choice.delay, 6), choice.why))
-        wanted.failed(choice.target, failures[min(number, len(failures) - 1)], choice.delay)
+        now += choice.delay
+        wanted.failed(choice.target, failures[min(number, len(failures) - 1)], now)
     raise AssertionError("the plan never ends")
 
 
@@ -121,6 +122,16 @@ def test_untried_endpoints_come_first_then_tried_ones_after_a_pause() -> None:
         ("a", 0.1, "retry_same"),
         ("a", 0.2, "retry_same"),
     ]
+
+
+def test_time_that_has_passed_since_a_failure_is_no_longer_paused() -> None:
+    for now, delay in [(1.0, 0.1), (1.06, 0.04), (7.0, 0.0)]:
+        again = plan([[place := Place("a")]])
+        assert again.next(0.0) is not None
+        again.failed(place, BROKEN, 1.0)
+        choice = again.next(now)
+        assert choice is not None
+        assert choice.delay == pytest.approx(delay)
 
 
 def test_each_further_tier_gets_one_attempt_though_the_attempts_are_used_up() -> None:

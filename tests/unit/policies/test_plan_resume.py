@@ -165,6 +165,15 @@ def test_an_endpoint_of_a_further_tier_comes_before_one_that_failed_to_go_on() -
     assert choice.delay == pytest.approx(0.1)  # back to one that failed: after the backoff
 
 
+def test_time_that_has_passed_since_a_failure_is_no_longer_paused_before_a_resume() -> None:
+    plan = plan_of([Place("a"), Place("b")], attempts=6)
+    begun(plan)
+    assert failed_at(plan, 1.0) == "b"
+    choice = plan.resume(1.06, lambda place: True)
+    assert choice is not None
+    assert choice.delay == pytest.approx(0.04)
+
+
 def test_one_that_cannot_be_reached_is_asked_again_when_it_is_back() -> None:
     b = Place("b")
     plan = plan_of([Place("a"), b], attempts=3)
