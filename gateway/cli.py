@@ -84,7 +84,7 @@ def explain(
 
     try:
         loaded = load_config(config)
-        seen = None if url is None else get(url, "/status", key)["endpoints"]
+        seen = None if url is None else get(url, "/status", key, member="endpoints")["endpoints"]
         typer.echo(asyncio.run(explained(loaded, model, down or (), seen)))
     except ConfigError as error:
         for problem in error.problems:

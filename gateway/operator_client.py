@@ -5,30 +5,31 @@ from __future__ import annotations
 import json
 import urllib.error
 import urllib.request
+from http.client import HTTPException, InvalidURL
 from typing import Any
-from urllib.parse import urlsplit
 
 _TIMEOUT = 5.0
+_NO_SEAWALL = "what answers there is no Seawall"
 
 
 class CannotRead(Exception):  # noqa: N818 - it says what cannot be done
     """The gateway can't be asked; the message says why."""
 
 
-def get(url: str, path: str, key: str | None = None) -> dict[str, Any]:
-    """The JSON object at a path of the gateway at `url`. Raises CannotRead."""
-    if urlsplit(url).scheme not in ("http", "https"):
+def get(url: str, path: str, key: str | None = None, *, member: str) -> dict[str, Any]:
+    """The JSON object at a path of the gateway at `url`, which a gateway's has this `member` in. Raises CannotRead."""
+    if not url.startswith(("http://", "https://")):
         raise CannotRead("the address must begin with http:// or https://")
-    request = urllib.request.Request(url.rstrip("/") + path)  # noqa: S310 - the scheme is checked above
-    if key is not None:
-        request.add_header("Authorization", f"Bearer {key}")
     try:
+        request = urllib.request.Request(url.rstrip("/") + path)  # noqa: S310 - the scheme is checked above
+        if key is not None:
+            request.add_header("Authorization", f"Bearer {key}")
         with urllib.request.urlopen(request, timeout=_TIMEOUT) as answer:  # noqa: S310
             found = json.load(answer)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, HTTPException) as error:
         raise CannotRead(_reason(error)) from None
-    if not isinstance(found, dict):
-        raise CannotRead("what answers there is no Seawall")
+    if not isinstance(found, dict) or member not in found:
+        raise CannotRead(_NO_SEAWALL)
     return found
 
 
@@ -46,6 +47,9 @@ def _reason(error: Exception) -> str:
     if isinstance(error, urllib.error.URLError):
         refused = isinstance(error.reason, ConnectionRefusedError)
         return "connection refused; is it running, and is the address right?" if refused else str(error.reason)
-    if isinstance(error, ValueError):
-        return "what answers there is no Seawall"
-    return str(error)
+    if isinstance(error, OSError):
+        return str(error)
+    odd = isinstance(error, json.JSONDecodeError | UnicodeDecodeError | HTTPException) and not isinstance(
+        error, InvalidURL
+    )
+    return _NO_SEAWALL if odd else "the address or the key is malformed"

@@ -23,17 +23,21 @@ def show(url: str, key: str | None, watch: bool) -> int:
     console = Console()
     try:
         if not watch:
-            console.print(_shown(get(url, "/status", key)))
+            console.print(_shown(_look(url, key)))
             return 0
-        with Live(_shown(get(url, "/status", key)), console=console) as live:
+        with Live(_shown(_look(url, key)), console=console) as live:
             while True:
                 time.sleep(_INTERVAL)
-                live.update(_shown(get(url, "/status", key)))
+                live.update(_shown(_look(url, key)))
     except KeyboardInterrupt:
         return 0
     except CannotRead as error:
         console.print(f"cannot read the status of {url}: {error}", style="red")
         return 1
+
+
+def _look(url: str, key: str | None) -> dict[str, Any]:
+    return get(url, "/status", key, member="endpoints")
 
 
 def _shown(status: dict[str, Any]) -> RenderableType:

@@ -69,10 +69,9 @@ def frame(state: dict[str, Any], notice: str = "") -> RenderableType:
 
 
 def _look(url: str, key: str | None) -> dict[str, Any]:
-    state = get(url, "/admin/state", key)
-    if "history" not in state:
-        raise CannotRead("what answers there is no Seawall")
-    return state | {"failures": get(url, "/admin/requests?outcome=failed&limit=8", key).get("requests", ())}
+    state = get(url, "/admin/state", key, member="history")
+    failed = get(url, "/admin/requests?outcome=failed&limit=8", key, member="requests")
+    return state | {"failures": failed["requests"]}
 
 
 def _headline(state: dict[str, Any]) -> Text:

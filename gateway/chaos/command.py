@@ -47,7 +47,7 @@ def run(plan: Plan, confirm: Callable[[str], bool]) -> int:
     """
     console = Console(highlight=False)
     try:
-        state = get(plan.url, "/admin/state", plan.admin_key)
+        state = _look(plan)
         backend, model = choose(state, plan)
         worker = backend["worker"]
         pid = behind(backend["url"], plan.pid or (worker["pid"] if worker else None))
@@ -60,6 +60,10 @@ def run(plan: Plan, confirm: Callable[[str], bool]) -> int:
         console.print("Nothing was broken.")
         return 1
     return asyncio.run(_perform(plan, backend["name"], model, pid, console))
+
+
+def _look(plan: Plan) -> dict[str, Any]:
+    return get(plan.url, "/admin/state", plan.admin_key, member="backends")
 
 
 def choose(state: dict[str, Any], plan: Plan) -> tuple[dict[str, Any], str]:
@@ -143,7 +147,7 @@ async def _recovery(story: Story, plan: Plan) -> None:
 async def _watch(plan: Plan, story: Story) -> None:
     while True:
         try:
-            story.observe(await asyncio.to_thread(get, plan.url, "/admin/state", plan.admin_key))
+            story.observe(await asyncio.to_thread(_look, plan))
         except CannotRead as error:
             story.line(f"the gateway itself does not answer: {error}", "bold red")
         await asyncio.sleep(_LOOK)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -211,6 +212,9 @@ def _reason(error: Exception) -> str:
         case aiohttp.ClientConnectorCertificateError() | aiohttp.ClientSSLError():
             return "no TLS connection: certificate or protocol"
         case aiohttp.ClientConnectorError():
-            return (error.os_error.strerror or "cannot connect").lower()
+            number = error.os_error.errno  # its own text is asyncio's
+            return os.strerror(number).lower() if number else "cannot connect"
+        case OSError() if error.filename:  # a certificate that the configuration names
+            return f"{error.filename}: {error.strerror}"
         case _:
             return type(error).__name__

@@ -51,8 +51,12 @@ def _versions() -> Iterator[Finding]:
 
 
 def _parts(config: Config) -> Iterator[Finding]:
-    wanted = [("state.redis", "redis", "redis", config.state.redis is not None)]
-    wanted.append(("observability.otlp", "opentelemetry.sdk", "otel", config.observability.otlp is not None))
+    wanted = (
+        ("state.redis", "redis", "redis", config.state.redis is not None),
+        ("observability.otlp", "opentelemetry.sdk", "otel", config.observability.otlp is not None),
+        ("alerts.targets", "apprise", "alerts", bool(config.alerts.targets)),
+        ("discover: dns", "dns", "discovery", any(one.discover == "dns" for one in config.backends.values())),
+    )
     for setting, module, extra, on in wanted:
         if on and not _installed(module):
             yield failure(f"{setting} is set and what it needs is not installed", f"pip install 'seawall[{extra}]'")
@@ -73,10 +77,10 @@ async def gateway(url: str, key: str | None, config: Config | None) -> list[Find
         async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=5)) as session:
             health = await ask(session, f"{base}/health", headers)
             status = await ask(session, f"{base}/status", headers)
+    except ValueError:  # aiohttp's own among them
+        return [failure(f"{url} is no address", "such as http://127.0.0.1:8080")]
     except (aiohttp.ClientError, OSError, TimeoutError) as error:
         return [failure(f"{url}: no gateway answers ({type(error).__name__})", "start it: seawall serve")]
-    except ValueError:
-        return [failure(f"{url} is no address", "such as http://127.0.0.1:8080")]
     found = [*_said(health.body, url)]
     if health.skew is not None and abs(health.skew) > SKEW:
         found.append(warning(f"its clock is {abs(health.skew):.0f} s off ours", "run NTP on both"))

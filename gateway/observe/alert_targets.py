@@ -5,6 +5,7 @@ An apprise URL holds tokens. It is named by its number and its kind (the part be
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import threading
 from collections import deque
@@ -20,6 +21,11 @@ MAX_WAITING = 16
 REPEATS = (2.0, 10.0)
 CLOSE_TIMEOUT = 3.0
 RESULTS = ("sent", "failed", "dropped")
+
+
+def installed() -> bool:
+    """Whether messages can be sent at all. Costs no import."""
+    return importlib.util.find_spec("apprise") is not None
 
 
 class Target:

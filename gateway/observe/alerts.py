@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import SecretStr
 
 from gateway.errors.render import iso_timestamp
-from gateway.observe.alert_targets import RESULTS, Outbox
+from gateway.observe.alert_targets import RESULTS, Outbox, installed
 from gateway.observe.conditions import HOLD, PAGES, Conditions
 from policies.alerts import Alert, AlertPolicy, AlertSettings, Message
 
@@ -50,6 +50,8 @@ class Alerts:
     def start(self) -> None:
         """Begins to look, in the running loop; without targets there is nothing to do."""
         if self._targets and self._task is None:
+            if not installed():
+                self._log.error("alerts_off", reason="apprise is not installed", cure="pip install 'seawall[alerts]'")
             self._task = asyncio.get_running_loop().create_task(self._run())
 
     def retarget(self, targets: Sequence[SecretStr]) -> None:

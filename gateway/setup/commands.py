@@ -28,7 +28,11 @@ def run_import(file: Path, output: Path | None) -> int:
         typer.echo(note, err=True)
     if output is None:
         typer.echo(draft.text(), nl=False)
-    else:
+        return 0
+    try:
         output.write_text(draft.text(), "utf-8")
-        typer.echo(f"Wrote {output}. Next: {command()} check {output}", err=True)
+    except OSError as error:
+        typer.echo(f"{output} can't be written: {error.strerror}", err=True)
+        return 1
+    typer.echo(f"Wrote {output}. Next: {command()} check {output}", err=True)
     return 0

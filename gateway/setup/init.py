@@ -57,7 +57,11 @@ def run(urls: Sequence[str], output: Path, listen: str, force: bool) -> int:
         return 1
     for server in found:
         typer.echo(f"  {server.url}  {server.kind}  {', '.join(server.models[:5])}")
-    output.write_text(draft(found, listen).text(), "utf-8")
+    try:
+        output.write_text(draft(found, listen).text(), "utf-8")
+    except OSError as error:
+        typer.echo(f"{output} can't be written: {error.strerror}", err=True)
+        return 1
     report = check_file(output)
     typer.echo(f"\n{render(report)}\n\nWrote {output}. Run it: {command()} serve --config {output}")
     return 1 if report.problems else 0

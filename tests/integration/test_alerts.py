@@ -282,3 +282,14 @@ def test_a_flood_of_alerts_is_one_message_of_bounded_length() -> None:
     assert title == "Seawall on host: 256 alerts"
     assert len(body.splitlines()) == alerts.MAX_LINES + 1
     assert body.endswith("... and 236 more")
+
+
+async def test_targets_that_nothing_can_be_sent_to_are_an_error_at_the_start(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(alerts, "installed", lambda: False)
+    async with FaultBackend() as one:
+        for targets, said in (((), 0), (("json://127.0.0.1:1",), 1)):
+            async with running_gateway(config(*targets, backends=[one])):
+                pass
+            assert capfd.readouterr().out.count("alerts_off") == said

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from gateway.config import load_text
+from gateway.doctor import machine
 from gateway.doctor.backends import examine
 from gateway.doctor.findings import Level
 from gateway.doctor.practice import practices
@@ -67,9 +68,27 @@ async def test_a_backend_that_is_not_there_fails(tmp_path: Path) -> None:
     text = f"backends: {{a: {{url: 'http://127.0.0.1:{free_port()}', kind: vllm}}}}\n{ROUTE}"
     status, output = await doctor(tmp_path, text, f"http://127.0.0.1:{free_port()}")
     assert status == 1
-    assert "a: not reachable (" in output
+    assert "a: not reachable (connection refused)" in output
     assert "no gateway answers" in output
     assert "Traceback" not in output
+
+
+async def test_a_certificate_that_is_not_there_and_an_address_that_is_none_fail(tmp_path: Path) -> None:
+    text = f"backends: {{a: {{url: 'https://127.0.0.1:1', kind: vllm, tls: {{ca: nowhere.pem}}}}}}\n{ROUTE}"
+    status, output = await doctor(tmp_path, text, "http://[::1")
+    assert status == 1
+    assert "a: not reachable (nowhere.pem: No such file or directory)" in output
+    assert "http://[::1 is no address" in output
+
+
+def test_what_is_set_and_not_installed_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = f"backends: {{a: {{url: 'http://a', discover: dns}}}}\n{ROUTE}alerts: {{targets: ['json://localhost']}}\n"
+    monkeypatch.setattr(machine, "_installed", lambda module: False)
+    failed = [finding for finding in machine.process(load_text(text)) if finding.level is Level.FAILURE]
+    assert [finding.advice for finding in failed] == [
+        "pip install 'seawall[alerts]'",
+        "pip install 'seawall[discovery]'",
+    ]
 
 
 async def test_a_faulty_file_fails_with_every_problem(tmp_path: Path) -> None:

@@ -80,3 +80,13 @@ def test_import_prints_the_file_or_what_is_wrong(tmp_path: Path, text: str, stat
     assert said in output
     assert got == status
     assert "Traceback" not in output
+
+
+async def test_a_file_that_cannot_be_written_is_said(tmp_path: Path) -> None:
+    import asyncio
+
+    (tmp_path / "litellm.yaml").write_text("model_list: [{model_name: m, litellm_params: {model: gpt-4o}}]")
+    async with FaultBackend() as server:
+        for arguments in (("init", server.url), ("import", "litellm", "litellm.yaml")):
+            status, output = await asyncio.to_thread(command, tmp_path, *arguments, "--output", "nowhere/x.yaml")
+            assert (status, "can't be written" in output, "Traceback" in output) == (1, True, False)
