@@ -27,7 +27,10 @@ def main() -> int:
     """The command line; the exit status is 1 where a worker did not survive."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=__doc__)
     parser.add_argument("--text", help="folder of a transformers model; default: one of a billion random weights")
-    parser.add_argument("--pipeline", default="shoal", help="folder of a diffusers pipeline; default: the carried one")
+    parser.add_argument(
+        "--pipeline",
+        help="folder of a diffusers pipeline; default: Stable Diffusion 1.5's networks, random weights",
+    )
     parser.add_argument("--device", default="cuda:0")
     parser.add_argument("--seconds", type=float, default=10.0, help="of each turn")
     parser.add_argument("--steps", type=int, default=20, help="of each image")
@@ -56,6 +59,7 @@ async def _measure(given: argparse.Namespace) -> dict[str, Any]:
         "torch": torch.__version__,
         "python": platform.python_version(),
         "gpus_before": [gpu.as_json() for gpu in found],
+        "gpus_as_torch_tells_them": [gpu.as_json() for gpu in Gpus(open_torch).read()[0]],
     }
     with tempfile.TemporaryDirectory() as work:
         model = given.text or (_random_model(Path(work)) if has_gpu else "tide-mini")
@@ -71,9 +75,10 @@ async def _measure(given: argparse.Namespace) -> dict[str, Any]:
             document["text"]["out_of_memory"] = (
                 await memory.text(stack, device, given.leave, length) if has_gpu else {"left_out": "no GPU"}
             )
-        async with running("diffusers", "diffusers", *image_options(given.pipeline, device), env=env) as stack:
+        pipeline = given.pipeline or (_random_pipeline(Path(work)) if has_gpu else "shoal")
+        async with running("diffusers", "diffusers", *image_options(pipeline, device), env=env) as stack:
             document["images"] = {
-                "pipeline": Path(given.pipeline).name,
+                "pipeline": Path(pipeline).name,
                 "steps": given.steps,
                 "rates": await rates.images(stack, given.seconds, given.steps),
             }
@@ -113,6 +118,14 @@ def _random_model(folder: Path) -> str:
     )
     save_random(folder / "llama-random-1b", config)
     return str(folder / "llama-random-1b")
+
+
+def _random_pipeline(folder: Path) -> str:
+    """Stable Diffusion 1.5 but for its weights: as fast, as large, and nothing is to be downloaded."""
+    from tests.support.diffusion_models import save_stable_diffusion
+
+    save_stable_diffusion(folder / "stable-diffusion-random", "full")
+    return str(folder / "stable-diffusion-random")
 
 
 if __name__ == "__main__":

@@ -55,15 +55,24 @@ async def _provoked(
     before, pid = await stack.metric(counter), stack.process.pid
     async with _hog(device, leave_mib) as held:
         told = Counter(await asyncio.gather(*[_outcome(stack, path, body) for _ in range(_CROWD)]))
+        devices = await _told(stack)
     after = await _outcome(stack, path, body)
     return {
         "taken_by_another_process": held,
         "left_mib": leave_mib,
         "outcomes": dict(told),
+        "worker_told_meanwhile": devices,
         counter: await stack.metric(counter) - before,
         "afterwards": after,
         "survived": after.startswith("200") and stack.process.returncode is None and stack.process.pid == pid,
     }
+
+
+async def _told(stack: Stack) -> str:
+    """What the worker's `/health` says of its devices."""
+    async with stack.session.get(f"{stack.direct}/health") as answer:
+        told = await answer.json()
+    return f"{answer.status} {told['gpu_message'] or 'healthy'}"
 
 
 async def _outcome(stack: Stack, path: str, body: dict[str, Any]) -> str:

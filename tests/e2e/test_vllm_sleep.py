@@ -9,11 +9,13 @@ import aiohttp
 import openai
 import pytest
 
+from backends.workers.gpu import Gpus
 from tests.support.fault_backend import FaultBackend
+from tests.support.figures import Figures
 from tests.support.gateway import running_gateway
 from tests.support.sleep_mode import SleepMode
 from tests.support.vllm.install import Installed
-from tests.support.vllm.stack import START_TIMEOUT, VLLMWorker
+from tests.support.vllm.stack import START_TIMEOUT, Stopwatch, VLLMWorker
 from tests.support.waiting import eventually
 from tests.support.wire import RawRequest
 
@@ -98,6 +100,8 @@ async def same(session: aiohttp.ClientSession, url: str, fake: SleepMode, method
 
 
 def test_a_build_without_sleep_mode_says_so(installed: Installed) -> None:
+    if installed.on_gpu:
+        pytest.skip("this build has a sleep mode")
     worker = VLLMWorker(installed, "--sleep", "--max-failures", "5")
     try:
         assert worker.process.wait(START_TIMEOUT) == 1  # at once: the same command can never come to anything
@@ -105,3 +109,51 @@ def test_a_build_without_sleep_mode_says_so(installed: Installed) -> None:
         assert "Sleep mode is not supported on current platform" in worker.process.output
     finally:
         worker.process.close()
+
+
+@pytest.mark.parametrize("level", [1, 2])
+async def test_a_sleeping_server_gives_its_memory_back_and_answers_the_same_when_woken(
+    installed: Installed, figures: Figures, level: int
+) -> None:
+    if not installed.on_gpu:
+        pytest.skip("needs a GPU and a build of vLLM for it (SEAWALL_TEST_VLLM)")
+    worker = VLLMWorker(installed, "--sleep", "--liveness-timeout", "2")
+    try:
+        await asyncio.to_thread(worker.wait_ready)
+        text = (
+            f"backends:\n  a: {{url: '{worker.url}', kind: vllm, health: {{interval: 500ms}}}}\n"
+            "routes:\n  - {model: tiny, backends: [a]}\n"
+        )
+        async with running_gateway(text) as gateway:
+            (slept,) = gateway.gateway.runtime.endpoints.values()
+            await eventually(lambda: slept.state == "healthy", 30)
+            awake = memory_used()
+            assert (before := await gateway.chat(temperature=0)).status == 200
+            async with gateway.session.post(f"{worker.url}/sleep?level={level}") as answer:
+                assert answer.status == 200
+            await eventually(lambda: slept.state == "asleep", 30)
+            asleep = memory_used()
+            figures.add(f"memory that sleep of level {level} gives back", (awake - asleep) / 2**30, "GiB")
+            assert asleep < awake / 2
+            assert (await gateway.chat()).status == 503
+            await asyncio.sleep(6)  # several probes of the supervisor
+            assert (worker.state(), worker.status()["restarts"]) == ("ready", 0)
+            watch = Stopwatch()
+            async with gateway.session.post(f"{worker.url}/wake_up") as answer:
+                assert answer.status == 200
+            if level == 2:  # the weights are gone, and are read again when asked for
+                body = {"method": "reload_weights"}
+                async with gateway.session.post(f"{worker.url}/collective_rpc", json=body) as answer:
+                    assert answer.status == 200
+            await eventually(lambda: slept.state == "healthy", 30)
+            figures.add(f"woken from level {level} and in use", watch.seconds, "s")
+            after = await gateway.chat(temperature=0)
+            assert after.json()["choices"] == before.json()["choices"]
+    finally:
+        await asyncio.to_thread(worker.close)
+
+
+def memory_used() -> int:
+    """Bytes in use on the first GPU."""
+    (device, *_), _, _ = Gpus().read()
+    return device.memory_used

@@ -2,6 +2,9 @@
 
 `python -m tests.support.vllm.install` prints where both are. Some 3.5 GB on disk and two minutes the first time. The
 environment is kept in `SEAWALL_CACHE` (default `~/.cache/seawall`), and is used only when it was finished.
+
+Where a GPU is, `SEAWALL_TEST_VLLM` names the program of a build that is there; nothing is installed, and the same tests
+run on the GPU.
 """
 
 from __future__ import annotations
@@ -12,7 +15,8 @@ import shutil
 import subprocess
 import sys
 import sysconfig
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 VERSION = "0.32.0"
@@ -24,16 +28,29 @@ _TIMEOUT = 1200
 
 @dataclass(frozen=True, slots=True)
 class Installed:
-    """The `vllm` program and a tiny model's directory."""
+    """The `vllm` program, a tiny model's directory, what this build wants to be told, whether it runs on a GPU."""
 
     program: Path
     model: Path
+    flags: tuple[str, ...] = ()
+    env: Mapping[str, str] = field(default_factory=dict)
+    on_gpu: bool = False
+
+
+#: One thread each: two servers that spin on the same cores take turns in milliseconds otherwise.
+_CPU_ENV = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": "1"}
+#: Three of them have room on one device.
+_GPU_FLAGS = ("--gpu-memory-utilization", "0.25")
 
 
 def install() -> Installed:
     """Installs what is not there yet. Raises subprocess.CalledProcessError."""
     cache = Path(os.environ.get("SEAWALL_CACHE", "~/.cache/seawall")).expanduser()
     cache.mkdir(parents=True, exist_ok=True)
+    if (given := os.environ.get("SEAWALL_TEST_VLLM")) is not None:
+        model = cache / "vllm-tiny"
+        subprocess.run([sys.executable, str(_MODEL_SCRIPT), str(model)], check=True, timeout=_TIMEOUT)
+        return Installed(Path(given), model, _GPU_FLAGS, on_gpu=True)
     home, model = cache / f"vllm-{VERSION}", cache / f"vllm-{VERSION}-tiny"
     with (cache / "vllm.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -44,7 +61,7 @@ def install() -> Installed:
             shutil.rmtree(model, ignore_errors=True)
             _run(str(home / "bin" / "python"), str(_MODEL_SCRIPT), str(model))
             (model / "complete").touch()
-    return Installed(home / "bin" / "vllm", model)
+    return Installed(home / "bin" / "vllm", model, env=_CPU_ENV)
 
 
 def _make_environment(home: Path) -> None:

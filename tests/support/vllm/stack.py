@@ -20,8 +20,6 @@ from tests.support.vllm.install import Installed
 #: A loaded machine takes its time; none of the tests waits longer than it must.
 START_TIMEOUT = 300.0
 _FLAGS = ("--max-model-len", "512", "--enforce-eager", "--dtype", "float32")
-#: One thread each: two servers that spin on the same cores take turns in milliseconds otherwise.
-_ENV = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": "1"}
 _CONFIG = """
 server: {{listen: '127.0.0.1:{port}'}}
 backends:
@@ -61,8 +59,9 @@ class VLLMWorker:
             "--program",
             str(installed.program),
         ]
+        flags = (*_FLAGS, *installed.flags, *flags)
         self.process = Process.python(
-            "-m", "gateway", *command, *ports, *options, "--", *_FLAGS, *flags, env={**_ENV, **(env or {})}
+            "-m", "gateway", *command, *ports, *options, "--", *flags, env={**installed.env, **(env or {})}
         )
 
     def status(self) -> dict[str, Any]:
