@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 
+from backends.held_up import longer
 from gateway.attempt import Attempt
-from gateway.held_up import MOST, held_up
 from gateway.http.job import Signal
 
 
@@ -44,8 +44,8 @@ class Race:
     def _time_is_up(self, due: float) -> None:
         waiter, now = self._waiter, self._loop.time()
         assert waiter is not None
-        if held_up(due, now):
-            self._timer = self._loop.call_at(now + min(now - due, MOST), waiter.set)
+        if more := longer(due, now):
+            self._timer = self._loop.call_at(now + more, waiter.set)
         else:
             waiter.set()
 

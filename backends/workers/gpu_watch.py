@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from backends.held_up import patient_timeout
 from backends.workers.gpu import Gpu, Gpus, open_nvml, open_torch
 from backends.workers.labels import escaped
 
@@ -146,7 +147,7 @@ class GpuWatch:
             if self._reading is None:
                 self._reading = asyncio.create_task(self._read(), name="gpu-watch")
             try:
-                async with asyncio.timeout(_TIMEOUT):
+                async with patient_timeout(_TIMEOUT):
                     await asyncio.shield(self._reading)
             except TimeoutError:
                 return GpuReport(self._report.devices, f"do not answer within {_TIMEOUT:g} s", failed=True)

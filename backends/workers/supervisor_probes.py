@@ -8,6 +8,8 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from backends.held_up import patient_timeout
+
 Probe = Callable[[], Awaitable[object]]
 """Returns when all is well; raises, with a message for operators, when it is not."""
 
@@ -40,7 +42,7 @@ async def check_http(url: str) -> None:
 async def problem_of(probe: Probe, timeout: float) -> str | None:
     """Why a probe failed, or None."""
     try:
-        async with asyncio.timeout(timeout):  # not wait_for: before Python 3.12 it can swallow a cancellation
+        async with patient_timeout(timeout):
             await probe()
     except TimeoutError:
         return f"no answer within {timeout:g} s"
@@ -52,7 +54,7 @@ async def problem_of(probe: Probe, timeout: float) -> str | None:
 async def listening(host: str, port: int) -> bool:
     """Whether anything accepts connections there."""
     try:
-        async with asyncio.timeout(_CONNECT_TIMEOUT):
+        async with patient_timeout(_CONNECT_TIMEOUT):
             _, writer = await asyncio.open_connection(host, port)
     except (OSError, TimeoutError):
         return False

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import dataclass, field
 
 import aiohttp
 
+from backends.held_up import patient_timeout
 from backends.signals import LoadSignals, parse_signals
 from backends.workers.supervisor_probes import ProbeFailedError
 
@@ -36,7 +36,7 @@ class TokenProbe:
             if before is not None and before.asleep:
                 return
             try:
-                async with asyncio.timeout(self.timeout):
+                async with patient_timeout(self.timeout):
                     status = await self._ask(session)
             except TimeoutError:
                 self._judge_silence(before, await self._signals(session))
@@ -67,7 +67,7 @@ class TokenProbe:
     async def _signals(self, session: aiohttp.ClientSession) -> LoadSignals | None:
         """Its gauges; None where it has none or does not answer."""
         try:
-            async with asyncio.timeout(_SCRAPE_TIMEOUT), session.get(f"{self.url}/metrics") as answer:
+            async with patient_timeout(_SCRAPE_TIMEOUT), session.get(f"{self.url}/metrics") as answer:
                 text = bytearray()
                 async for chunk in answer.content.iter_any():
                     text += chunk[: _MAX_BODY - len(text)]

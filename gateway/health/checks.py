@@ -11,6 +11,7 @@ from typing import Any
 
 import structlog
 
+from backends.held_up import patient_timeout
 from gateway.errors.render import iso_timestamp
 from gateway.health.resources import Resources
 
@@ -118,7 +119,7 @@ class HealthChecks:
     async def _run(self, name: str, registered: _Registered) -> dict[str, Any]:
         started = self._clock()
         try:
-            async with asyncio.timeout(registered.timeout):
+            async with patient_timeout(registered.timeout):
                 result = registered.check()
                 if not isinstance(result, CheckResult):
                     result = await result

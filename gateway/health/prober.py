@@ -21,6 +21,7 @@ import aiohttp
 import structlog
 
 from backends.dialect import Dialect, ResponseHead
+from backends.held_up import patient_timeout
 from backends.signals import LoadSignals, parse_signals
 from gateway import __version__
 from gateway.health.worker_report import device_failed, worker_report
@@ -385,7 +386,7 @@ class _Probe:
         """One exchange. Raises TimeoutError, ValueError for too long an answer, OSError, aiohttp.ClientError."""
         target = self._target
         async with (
-            asyncio.timeout(target.health.timeout),
+            patient_timeout(target.health.timeout),
             self._session.request(
                 method,
                 target.base_url + path,

@@ -9,8 +9,10 @@ import socket
 import ssl
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
+from math import inf
 from typing import Any
 
+from backends.held_up import longer
 from gateway.http.connection import ClientConnection
 from gateway.http.message import Request
 from policies.outcome import ErrorKind
@@ -73,7 +75,7 @@ class Server:
         """Starts accepting on a bound socket."""
         self._tls = tls
         await self.also_listen(sock)
-        self._sweep = self.loop.call_later(SWEEP_INTERVAL, self._close_silent)
+        self._sweep_later()
 
     async def also_listen(self, sock: socket.socket) -> asyncio.Server:
         """Accepts on one more socket; close what it gives to end that."""
@@ -201,13 +203,21 @@ class Server:
         for connection in list(self._connections):
             connection.abort()
 
-    def _close_silent(self) -> None:
+    def _close_silent(self, due: float = inf) -> None:
+        """Looks after all connections; what clients sent while a sweep that was `due` could not run is read before."""
         if self._sweep is not None:
             self._sweep.cancel()
         now = self.loop.time()
+        if more := longer(due, now):
+            self._sweep = self.loop.call_later(more, self._close_silent)
+            return
         for connection in [connection for connection in self._connections if connection.deadline <= now]:
             connection.expire()
         if self._give is not None:
             for connection in [connection for connection in self._connections if connection.idle]:
                 connection.give_away(self._give)
-        self._sweep = self.loop.call_later(DRAIN_INTERVAL if self._draining else SWEEP_INTERVAL, self._close_silent)
+        self._sweep_later()
+
+    def _sweep_later(self) -> None:
+        due = self.loop.time() + (DRAIN_INTERVAL if self._draining else SWEEP_INTERVAL)
+        self._sweep = self.loop.call_at(due, self._close_silent, due)

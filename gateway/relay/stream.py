@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from time import monotonic
 
 from backends.dialect import Dialect, Usage
+from backends.held_up import held_up
 from gateway.attempt import Attempt
-from gateway.held_up import held_up
 from gateway.http.connection import ClientConnection
 from gateway.relay.passage import Continued, DivergedError, Passage
 from gateway.relay.sse import (
@@ -293,7 +293,7 @@ class StreamRelay:
         if self._client.write_paused:
             self._last_data = now  # the backend is held back by us: its silence is not its own
         if held_up(self._due, now) and self._last_data != self._excused:
-            self._last_data = self._excused = now  # once for each silence: see `gateway.held_up`
+            self._last_data = self._excused = now  # once for each silence: see `backends.held_up`
         silent = now - self._last_data
         if silent >= GRACE and (self._terminal_seen or self._finished()):
             self._complete()

@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable
 from time import monotonic
 
+from backends.held_up import patient_timeout
 from gateway.upstream.connection import Break, UpstreamConnection
 
 #: Seconds after which an unused connection is closed. Longer than many servers keep theirs (uvicorn: 5 s): a close by
@@ -75,7 +76,7 @@ class Pool:
         self, timeout: float, ready: Callable[[UpstreamConnection], None], failed: Callable[[Break, str], None]
     ) -> None:
         try:
-            async with asyncio.timeout(timeout):
+            async with patient_timeout(timeout):
                 _, connection = await self.loop.create_connection(
                     lambda: UpstreamConnection(self),
                     self._host,

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import gzip
 import sys
+import time
 import zlib
 from pathlib import Path
 from time import monotonic
@@ -56,6 +57,21 @@ async def test_a_client_that_stops_sending_is_answered_and_closed(case: str) -> 
         assert [answer.status for answer in answers] == ([status] if status else [])
         assert gateway.gateway.server.connections == 0
         assert gateway.gateway.server.buffered == 0
+
+
+async def test_a_client_that_sent_all_while_the_gateway_stood_still_is_not_taken_for_slow() -> None:
+    whole = post(b"Content-Length: %d" % len(BODY), body=BODY)
+    async with FaultBackend() as backend, running_gateway(config(backend, server=TIMEOUTS)) as gateway:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port_of(gateway))
+        writer.write(whole[:-5])
+        server = gateway.gateway.server
+        await eventually(lambda: any(not connection.idle for connection in server._connections))
+        assert server._sweep is not None
+        asyncio.get_running_loop().call_later(0.25, writer.write, whole[-5:])
+        # Till the sweep is late: its timer goes off before what came meanwhile is read.
+        time.sleep(server._sweep.when() + 0.2 - monotonic())  # noqa: ASYNC251
+        assert b" 200 " in await reader.readline()
+        writer.close()
 
 
 @pytest.mark.parametrize(

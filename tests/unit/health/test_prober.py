@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, replace
 
@@ -219,6 +220,19 @@ async def test_a_server_that_is_down(backend: Backend, watch: Watch) -> None:
 async def test_a_name_that_nobody_knows(watch: Watch) -> None:
     result = await probe(watch, target("http://no-such-host.invalid:1"))
     assert (result.state, result.message) == (UNHEALTHY, "its host name cannot be resolved")
+
+
+async def test_a_server_that_answered_while_the_prober_stood_still(watch: Watch, backend: Backend) -> None:
+    async def answer(request: web.Request) -> web.StreamResponse:
+        ready = asyncio.Event()
+        asyncio.get_running_loop().call_later(0.15, ready.set)
+        time.sleep(0.3)  # noqa: ASYNC251 - the prober's process too
+        await ready.wait()
+        return web.Response()
+
+    backend.answers["/health"] = answer
+    result = await probe(watch, target(backend.url, timeout=0.1))
+    assert (result.state, result.message) == (HEALTHY, "")
 
 
 @pytest.mark.parametrize("head", [b"", b"HTTP/1.1 200 OK\r\n\r\n"])
