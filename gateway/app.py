@@ -103,6 +103,7 @@ class Gateway:
         self._ops: web.Server | None = None
         self._separate = False  # whether operators have a listener of their own: a reload opens none and closes none
         self._watcher: asyncio.Task[None] | None = None
+        self._seen = self._modified()  # the configuration file as it was looked at last
         self._hurry = asyncio.Event()
         self._tls: TlsFiles | None = None
         self.long_lived: LongLived | None = None  # set by who owns the process
@@ -282,25 +283,33 @@ class Gateway:
             self.metrics.route(route.name).degradation = route.degradation_level
 
     async def _watch(self) -> None:
-        """Reloads when the file changes, and certificates when theirs do; closes spare connections to backends."""
-        seen = self._modified()
+        """All that is looked after about once a second. A look that fails ends neither the others nor the next one."""
+        looks = (self.monitor.weigh, self._renew_certificates, self._collect, self._close_unused, self._reload_changed)
         while True:
             await asyncio.sleep(WATCH_INTERVAL)
             now = monotonic()
-            self.monitor.weigh(now)
-            self._renew_certificates()
-            if self.long_lived is not None:
-                self.long_lived.look(now)
-            for endpoint in self.runtime.endpoints.values():
-                endpoint.pool.close_unused(now)
-            modified = self._modified()
-            alone = self.peers.number is None  # of several workers, the parent watches
-            watch = alone and self.runtime.config.server.watch
-            if modified is not None and modified != seen and watch:
-                seen = modified
-                self.reload()
+            for look in looks:
+                try:
+                    look(now)
+                except Exception:
+                    self.services.log.exception("internal_error", part=look.__name__)
 
-    def _renew_certificates(self) -> None:
+    def _collect(self, now: float) -> None:
+        if self.long_lived is not None:
+            self.long_lived.look(now)
+
+    def _close_unused(self, now: float) -> None:
+        for endpoint in self.runtime.endpoints.values():
+            endpoint.pool.close_unused(now)
+
+    def _reload_changed(self, now: float) -> None:
+        modified = self._modified()
+        alone = self.peers.number is None  # of several workers, the parent watches
+        if modified is not None and modified != self._seen and alone and self.runtime.config.server.watch:
+            self._seen = modified
+            self.reload()
+
+    def _renew_certificates(self, now: float) -> None:
         for files in (*(() if self._tls is None else (self._tls,)), *in_use()):
             try:
                 if files.renew():

@@ -92,7 +92,11 @@ class Admin:
         telling: asyncio.Task[None] | None = None
         while True:
             self.history.sample(
-                self._gateway.metrics, services.clock(), in_flight=services.in_flight, queued=queued(self._gateway)
+                self._gateway.metrics,
+                services.clock(),
+                monotonic(),
+                in_flight=services.in_flight,
+                queued=queued(self._gateway),
             )
             if len(self.events) and telling is None:  # a worker that does not answer must not hold up the samples
                 telling = asyncio.create_task(self._publish())

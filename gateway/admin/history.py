@@ -75,22 +75,23 @@ class History:
 
     def __init__(self) -> None:
         self.samples: deque[dict[str, Any]] = deque(maxlen=LENGTH)
-        self._before: tuple[float, int, dict[ErrorKind, int]] | None = None
+        self._before: tuple[float, int, dict[ErrorKind, int]] | None = None  # with loop time
         self._first_tokens: deque[_Counts] = deque(maxlen=_WINDOW + 1)
         self._output_tokens: deque[_Counts] = deque(maxlen=_WINDOW + 1)
 
-    def sample(self, metrics: Metrics, at: float, *, in_flight: int, queued: int) -> dict[str, Any]:
-        """Takes a sample at `at` (seconds since the epoch): rates are per second since the one before, latencies the
-        counts of their histograms' buckets over the last ten samples. `shown` makes of it what a person reads.
+    def sample(self, metrics: Metrics, at: float, now: float, *, in_flight: int, queued: int) -> dict[str, Any]:
+        """Takes a sample at `at` (seconds since the epoch; `now` in loop time): rates are per second since the one
+        before, latencies the counts of their histograms' buckets over the last ten samples. `shown` makes of it what a
+        person reads.
         """
         routes = list(metrics.routes())
         ok = sum(route.ok for route in routes)
         errors = {kind: sum(route.errors[kind] for route in routes) for kind in ErrorKind}
         self._first_tokens.append(_added(routes, "first_token"))
         self._output_tokens.append(_added(routes, "output_token"))
-        before = self._before or (at - 1.0, ok, errors)
-        self._before = at, ok, errors
-        passed = max(0.001, at - before[0])
+        before = self._before or (now - 1.0, ok, errors)
+        self._before = now, ok, errors
+        passed = max(0.001, now - before[0])
         sample = {
             "at": round(at, 3),
             "ok": _rate(ok - before[1], passed),

@@ -34,5 +34,5 @@ def pressures(route: Route, resources: Resources | None) -> dict[str, float]:
         found["memory"] = resources.memory.share
         reserving = any(candidate.endpoint.config.kind in _RESERVING for candidate in route.tiers[0])
         if resources.gpus and not reserving and "gpu" not in found:
-            found["gpu"] = max(gpu.memory_used / gpu.memory_total for gpu in resources.gpus if gpu.memory_total)
+            found["gpu"] = max(gpu.memory_share for gpu in resources.gpus)
     return found

@@ -11,12 +11,14 @@ import threading
 BATCH = 64 * 1024
 #: Bytes waiting at most; further lines are dropped and counted.
 MAX_PENDING = 1024 * 1024
+_LINE_END = ord(b"\n")
 
 
 class LineWriter:
     """Collects lines and has a thread write them in batches: when 64 KiB have come, or `interval` s after the first.
 
-    A reader that is slow or stuck costs lines, never time: above `max_pending` bytes they are dropped and counted.
+    A reader that is slow or stuck costs lines, never time: above `max_pending` bytes they are dropped and counted. So
+    are those that cannot be written, on a full disk, say; the next ones are tried again.
     May be used from several threads. Call `close` to have the rest written. Where several processes write to one pipe,
     each locks the file `lock` meanwhile, as the kernel would mix lines of more than a page.
     """
@@ -39,7 +41,7 @@ class LineWriter:
         self._lines: list[bytes] = []
         self._pending = 0  # bytes in `_lines` and in the batch being written
         self._closed = False
-        self._broken = False
+        self._cut = False  # what was written last is a part of a line
         self._lock = threading.RLock()  # the garbage collector may log while a line is taken
         self._some = threading.Event()  # there is something to write
         self._now = threading.Event()  # it should be written without waiting for more
@@ -50,7 +52,7 @@ class LineWriter:
     def write(self, line: bytes) -> None:
         """Takes one line, its newline included."""
         with self._lock:
-            if self._closed or self._broken or self._pending + len(line) > self._max_pending:
+            if self._closed or self._pending + len(line) > self._max_pending:
                 self.dropped += 1
                 return
             self._lines.append(line)
@@ -92,37 +94,44 @@ class LineWriter:
                 return
 
     def _write_out(self, lines: list[bytes]) -> None:
-        data = b"".join(lines)
-        try:
-            if self._between is not None:
-                fcntl.lockf(self._between, fcntl.LOCK_EX)
-            try:
-                _write_all(self._fd, data)
-            finally:
-                if self._between is not None:
-                    fcntl.lockf(self._between, fcntl.LOCK_UN)
-        except OSError:  # nobody reads any more
-            with self._lock:
-                self._broken = True
-                self.dropped += len(lines) + len(self._lines)
-                self._lines = []
-                self._pending = 0
-                self._written.notify_all()
-            return
+        data = b"".join((b"\n" * self._cut, *lines))
+        written = self._write_locked(data)
+        if written:
+            self._cut = data[written - 1] != _LINE_END
         with self._lock:
-            self._pending -= len(data)
+            self._pending -= sum(map(len, lines))
+            left = len(data) - written
+            while left > 0 and lines:
+                left -= len(lines.pop())
+                self.dropped += 1
             if self._lines:
                 self._some.set()
                 if self._pending >= self._batch:
                     self._now.set()
             self._written.notify_all()
 
+    def _write_locked(self, data: bytes) -> int:
+        """Writes with no other process in between; how many bytes could be."""
+        if self._between is None:
+            return _write(self._fd, data)
+        try:
+            fcntl.lockf(self._between, fcntl.LOCK_EX)
+        except OSError:
+            return 0
+        try:
+            return _write(self._fd, data)
+        finally:
+            fcntl.lockf(self._between, fcntl.LOCK_UN)
 
-def _write_all(fd: int, data: bytes) -> None:
-    """Writes everything, however slowly it is taken. Raises OSError when it cannot be."""
+
+def _write(fd: int, data: bytes) -> int:
+    """Writes everything, however slowly it is taken, or as much as can be; how many bytes that was."""
     rest = memoryview(data)
     while rest:
         try:
             rest = rest[os.write(fd, rest) :]
         except BlockingIOError:  # someone made the descriptor non-blocking
             select.select([], [fd], [])
+        except OSError:  # nobody reads any more, or the disk is full
+            break
+    return len(data) - len(rest)

@@ -37,7 +37,7 @@ class Child:
         asked: Asked,
     ) -> Child:
         """Starts a worker. A program of its own, not a fork: nothing of the parent's state gets in, and a new version
-        of the code does."""
+        of the code does. Raises OSError when no process can be made."""
         ours, theirs = socket.socketpair()
         listen = [sock.fileno() for sock in sockets]
         ends = [end.fileno() for end in handover]
@@ -47,10 +47,15 @@ class Child:
         if admin is not None:
             arguments += ["--admin", admin.fileno()]
             descriptors.append(admin.fileno())
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "gateway.processes.worker", *map(str, arguments), pass_fds=descriptors
-        )
-        theirs.close()
+        try:
+            process = await asyncio.create_subprocess_exec(
+                sys.executable, "-m", "gateway.processes.worker", *map(str, arguments), pass_fds=descriptors
+            )
+        except OSError:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
         child = cls(number, process)
         child.channel = await Channel.over(ours, lambda operation, given: asked(child, operation, given))
         return child

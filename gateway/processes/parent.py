@@ -83,6 +83,7 @@ class Parent:
         self._reloading = asyncio.Lock()
         self._rolling = asyncio.Lock()
         self._stopping = False
+        self._seen = self._modified()  # the configuration file as it was looked at last
         self._tasks: set[asyncio.Task[Any]] = set()
 
     async def run(self, on_ready: Callable[[], None]) -> int:
@@ -140,19 +141,25 @@ class Parent:
     async def _start(self, slot: Slot) -> Child | None:
         """A new worker in the slot, serving what all serve; None when it cannot."""
         revision = self._revision
-        child = await Child.spawn(
-            slot.number, self._sockets, self._handover, self._log_lock.fileno(), self._admin, self._asked
-        )
+        try:
+            child = await Child.spawn(
+                slot.number, self._sockets, self._handover, self._log_lock.fileno(), self._admin, self._asked
+            )
+        except OSError as error:  # as many processes or files as there may be
+            self._not_started(slot, f"no process can be made: {error.strerror}")
+            return None
         try:
             await child.channel.ask("start", {"text": self._text, "path": str(self._path)}, 60.0)
             for verb, backend in self._acts.all():
                 await child.channel.ask("act", {"verb": verb, "backend": backend})
-            if revision != self._revision:
-                await child.channel.ask("prepare", {"text": self._text, "path": str(self._path)}, 30.0)
+            while revision != self._revision:
+                revision = self._revision
+                problems = await child.channel.ask("prepare", {"text": self._text, "path": str(self._path)}, 30.0)
+                if problems:
+                    raise PeerError("; ".join(problems))
                 await child.channel.ask("commit")
         except PeerError as error:
-            slot.failed = str(error)
-            self._log.error("worker_failed_to_start", worker=slot.number, reason=slot.failed)
+            self._not_started(slot, str(error))
             child.kill()
             await child.ended
             return None
@@ -164,6 +171,10 @@ class Parent:
         self._cover()
         self._tell_workers()
         return child
+
+    def _not_started(self, slot: Slot, reason: str) -> None:
+        slot.failed = reason
+        self._log.error("worker_failed_to_start", worker=slot.number, reason=reason)
 
     def _cover(self) -> None:
         """Has the others take the connections of workers that are not there."""
@@ -304,12 +315,11 @@ class Parent:
 
     async def _watch(self) -> None:
         """Reloads when the file changes."""
-        seen = self._modified()
         while True:
             await asyncio.sleep(_WATCH_INTERVAL)
             modified = self._modified()
-            if modified is not None and modified != seen and self._config.server.watch:
-                seen = modified
+            if modified is not None and modified != self._seen and self._config.server.watch:
+                self._seen = modified
                 await self.reload()
 
     def _modified(self) -> tuple[int, int] | None:
@@ -346,8 +356,13 @@ class Parent:
     def _spawn(self, work: Any) -> asyncio.Task[Any]:
         task: asyncio.Task[Any] = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._over)
         return task
+
+    def _over(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._log.error("internal_error", part="parent", exc_info=error)
 
 
 def log_lock() -> IO[bytes]:

@@ -8,10 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from gateway import app
+from gateway.health.monitor import Monitor
 from tests.support.counting_model import count_text
 from tests.support.fault_backend import FaultBackend
 from tests.support.gateway import RunningGateway, running_gateway
 from tests.support.raw_http import talk
+from tests.support.waiting import eventually
 
 
 def config(*backends: FaultBackend, more: str = "", server: str = "") -> str:
@@ -257,3 +260,20 @@ async def test_an_act_whose_body_is_not_what_its_coding_says_is_refused() -> Non
         [answer] = await talk(int(gateway.url.rpartition(":")[2]), act)
         assert answer.status == 400
         assert answer.error["correlation_id"] == answer.header("x-correlation-id")
+
+
+async def test_what_fails_to_be_looked_after_keeps_nothing_else_from_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def failing(*_: object) -> None:
+        raise ValueError("no pressure to be had")
+
+    monkeypatch.setattr(app, "WATCH_INTERVAL", 0.01)
+    monkeypatch.setattr(Monitor, "weigh", failing)
+    path = tmp_path / "gateway.yaml"
+    async with FaultBackend() as one, FaultBackend() as two:
+        path.write_text(config(one))
+        async with running_gateway(config(one), path) as gateway:
+            path.write_text(config(one, two))
+            await eventually(lambda: "b1" in gateway.gateway.runtime.endpoints)
+    assert "no pressure to be had" in capfd.readouterr().out

@@ -31,22 +31,29 @@ def test_a_quantile_is_linear_within_its_bucket(counts: list[int], q: float, exp
 
 def test_rates_are_per_second_and_survive_a_reload_that_drops_a_route() -> None:
     metrics, history = Metrics(["chat", "images"], ["a"]), History()
-    history.sample(metrics, 100.0, in_flight=0, queued=0)
+    history.sample(metrics, 100.0, 5.0, in_flight=0, queued=0)
     for _ in range(6):
         metrics.route("chat").finished(None, 0.2, first_token=0.03)
     metrics.route("images").finished(ErrorKind.OUT_OF_MEMORY, 1.0)
-    sample = history.sample(metrics, 102.0, in_flight=3, queued=1)
+    sample = history.sample(metrics, 102.0, 7.0, in_flight=3, queued=1)
     assert (sample["ok"], sample["errors"]) == (3.0, {"out_of_memory": 0.5})
     assert 0.025 < shown([sample])["ttft"]["p50"] <= 0.05
     assert shown([sample])["itl"] == {"p50": None, "p95": None}
     metrics.reload(["images"], ["a"])
-    assert history.sample(metrics, 103.0, in_flight=0, queued=0)["ok"] == 0.0
+    assert history.sample(metrics, 103.0, 8.0, in_flight=0, queued=0)["ok"] == 0.0
+
+
+def test_rates_do_not_follow_a_clock_that_is_set() -> None:
+    metrics, history = Metrics(["chat"], ["a"]), History()
+    history.sample(metrics, 100.0, 5.0, in_flight=0, queued=0)
+    metrics.route("chat").finished(None, 0.2)
+    assert history.sample(metrics, 40.0, 6.0, in_flight=0, queued=0)["ok"] == 1.0
 
 
 def test_history_is_bounded() -> None:
     metrics, history = Metrics(["chat"], ["a"]), History()
     for second in range(2 * LENGTH):
-        history.sample(metrics, float(second), in_flight=0, queued=0)
+        history.sample(metrics, float(second), float(second), in_flight=0, queued=0)
     assert len(history.samples) == LENGTH
 
 
@@ -109,7 +116,7 @@ def worker_samples(start: float, requests: int, first_token: float) -> list[dict
     for second in range(3):
         for _ in range(requests if second else 0):
             metrics.route("chat").finished(None, 1.0, first_token=first_token)
-        samples.append(history.sample(metrics, start + second, in_flight=requests, queued=1))
+        samples.append(history.sample(metrics, start + second, float(second), in_flight=requests, queued=1))
     return samples
 
 

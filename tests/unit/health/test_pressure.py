@@ -43,3 +43,9 @@ async def test_a_gpus_memory_counts_unless_the_server_reserves_it(kind: str, gpu
     found = pressures(runtime(kind).routes.routes[0], Resources(0.3, Memory(6, 10), DISK, gpus))
     assert found.get("gpu") == gpu
     assert (found["cpu"], found["memory"]) == (0.3, 0.6)
+
+
+async def test_a_gpu_that_does_not_tell_its_memory_is_no_pressure() -> None:
+    gpus = (Gpu(0, "x", 0, 0, 0.1),)
+    found = pressures(runtime("diffusers").routes.routes[0], Resources(0.3, Memory(6, 10), DISK, gpus))
+    assert found["gpu"] == 0.0

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
+from gateway.observe import line_writer
 from gateway.observe.line_writer import LineWriter
 
 LINE = b"x" * 99 + b"\n"
@@ -79,12 +81,52 @@ def test_a_stuck_reader_costs_lines_and_never_memory_or_order(pipe: tuple[int, i
     writer.close()
 
 
-def test_a_reader_that_left_ends_the_writing(pipe: tuple[int, int]) -> None:
-    writer = LineWriter(pipe[1], interval=0)
-    os.close(pipe[0])
+def test_lines_that_cannot_be_written_are_counted_and_later_ones_written(pipe: tuple[int, int]) -> None:
+    full = os.open("/dev/full", os.O_WRONLY)
+    writer = LineWriter(full, interval=0)
+    for number in (1, 2):
+        writer.write(LINE)
+        assert writer.flush()
+        assert writer.dropped == number
+    os.dup2(pipe[1], full)  # there is room again
+    writer.write(LINE)
+    assert read_exactly(pipe[0], len(LINE)) == LINE
+    assert writer.dropped == 2
+    writer.close()
+    os.close(full)
+
+
+def test_a_line_that_was_cut_off_does_not_spoil_the_next(
+    pipe: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    room = [150]
+
+    def until_full(fd: int, data: bytes, write: Callable[[int, bytes], int] = os.write) -> int:
+        if room[0] <= 0:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        written = write(fd, bytes(data[: room[0]]))
+        room[0] -= written
+        return written
+
+    monkeypatch.setattr(line_writer.os, "write", until_full)
+    writer = LineWriter(pipe[1], interval=3600)
+    for _ in range(3):
+        writer.write(LINE)
+    assert writer.flush()
+    assert writer.dropped == 2
+    room[0] = 1000
     writer.write(LINE)
     assert writer.flush()
-    writer.write(LINE)
+    assert read_exactly(pipe[0], 251) == LINE + LINE[:50] + b"\n" + LINE
+    writer.close()
+
+
+def test_a_reader_that_left_costs_the_lines(pipe: tuple[int, int]) -> None:
+    writer = LineWriter(pipe[1], interval=0)
+    os.close(pipe[0])
+    for _ in range(2):
+        writer.write(LINE)
+        assert writer.flush()
     assert writer.dropped == 2
     writer.close()
 
