@@ -35,13 +35,15 @@ def correlation_id(headers: dict[bytes, bytes], getrandbits: Bits = random.getra
     A value with characters outside `[A-Za-z0-9._:/+=-]` or longer than 128 is replaced, so that it can stand in
     headers and log lines as it is.
     """
+    return given_id(headers) or new_correlation_id(getrandbits)
+
+
+def given_id(headers: dict[bytes, bytes]) -> str | None:
+    """The ID that the client gave, by the same rules; None where it gave none or one that is replaced."""
     given = headers.get(b"x-correlation-id") or headers.get(b"x-request-id")
     if given is None:
-        trace = trace_id(headers)
-        return trace if trace is not None else new_correlation_id(getrandbits)
-    if _CORRELATION_ID.fullmatch(given):
-        return given.decode("ascii")
-    return new_correlation_id(getrandbits)
+        return trace_id(headers)
+    return given.decode("ascii") if _CORRELATION_ID.fullmatch(given) else None
 
 
 def trace_id(headers: dict[bytes, bytes]) -> str | None:
@@ -69,13 +71,17 @@ def _traceparent(headers: dict[bytes, bytes]) -> re.Match[bytes] | None:
     return match
 
 
-def traceparent(headers: dict[bytes, bytes], correlation: str, getrandbits: Bits = random.getrandbits) -> bytes:
-    """The trace context for the backend: the client's own if it is valid, else one made for this request.
+def given_traceparent(headers: dict[bytes, bytes]) -> bytes | None:
+    """The client's `traceparent` if it is valid, else None."""
+    match = _traceparent(headers)
+    return None if match is None else match[0]
 
-    A made one takes its trace id from the correlation ID when that is a UUID, so that the two find each other.
+
+def new_traceparent(correlation: str, getrandbits: Bits = random.getrandbits) -> bytes:
+    """A trace context made for a request.
+
+    It takes its trace id from the correlation ID when that is a UUID, so that the two find each other.
     """
-    if b"traceparent" in headers and trace_id(headers) is not None:
-        return headers[b"traceparent"].strip()
     digits = correlation.replace("-", "").lower()
     if _TRACE_ID.fullmatch(digits) is None:
         digits = f"{getrandbits(128) or 1:032x}"

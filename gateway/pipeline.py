@@ -14,12 +14,12 @@ from gateway.context import RequestContext
 from gateway.errors.render import render, render_frame, rendering_for
 from gateway.errors.taxonomy import GatewayError
 from gateway.failover import Failover
+from gateway.head_reading import HeadReading, reading_of
 from gateway.http.connection import ClientConnection
 from gateway.http.message import Request
 from gateway.http.rules import NO_ROOM
-from gateway.identity import correlation_id, traceparent
+from gateway.identity import correlation_id, new_correlation_id, new_traceparent
 from gateway.local import models_answer
-from gateway.paths import is_served, methods_for
 from gateway.reduction import reduction
 from gateway.relay.stream import RawRelay, Relay, StreamRelay, StreamTimeouts
 from gateway.runtime import Route, Runtime
@@ -27,12 +27,11 @@ from gateway.services import Services
 from gateway.stale import REPLACED, KeptAnswer, StaleAnswers, stale_key
 from gateway.static_answer import MODEL, static_answer
 from gateway.upstream.connection import UpstreamHead
-from gateway.upstream.request import correlation_lines, forwarded_for, passed_on
+from gateway.upstream.request import correlation_lines, forwarded_for
 from gateway.validation.body import parse_body
 from gateway.validation.content_encoding import decoded
 from gateway.validation.errors import InvalidRequest
 from gateway.validation.facts import check_limits
-from policies.deadline import parse_timeout
 from policies.degrade import Degradation, Level
 from policies.outcome import ErrorKind, Failure
 
@@ -51,15 +50,16 @@ class Pipeline:
 
     async def handle(self, request: Request, client: ClientConnection) -> None:
         """Answers one request, whatever happens."""
-        ctx = RequestContext(request, client, correlation_id(request.headers), self.runtime)
+        reading = reading_of(request)
+        ctx = RequestContext(request, client, reading.correlation_id or new_correlation_id(), self.runtime)
         self._services.begun()
         try:
             self._identify(ctx)
-            if not self._answer_locally(ctx):
-                self._validate(ctx)
-                route = self._route(ctx)
+            if not self._answer_locally(ctx, reading):
+                self._validate(ctx, reading)
+                route = self._route(ctx, reading)
                 self._admit(ctx, route)
-                attempts = self._attempts(ctx, route)
+                attempts = self._attempts(ctx, route, reading)
                 answer = await attempts.answer()
                 await self._relay(ctx, route, attempts, answer)
         except GatewayError as error:
@@ -105,15 +105,14 @@ class Pipeline:
                 kind = ErrorKind.AUTHENTICATION_FAILED
                 raise GatewayError(kind, headers=_HEADERS[kind])
 
-    def _answer_locally(self, ctx: RequestContext) -> bool:
+    def _answer_locally(self, ctx: RequestContext, reading: HeadReading) -> bool:
         """Checks path and method; answers the list of models, which no backend knows whole."""
         request = ctx.request
-        if not is_served(request.path):
+        if reading.methods is None:
             raise GatewayError.unknown_path()
-        allowed = methods_for(request.path)
-        if request.method not in allowed:
-            raise GatewayError.method_not_allowed(allowed)
-        if not request.path.startswith("/v1/models"):
+        if request.method not in reading.methods:
+            raise GatewayError.method_not_allowed(reading.methods)
+        if not reading.lists_models:
             return False
         body = models_answer(request.path, ctx.runtime, ctx.key)
         ctx.status = 200
@@ -121,12 +120,12 @@ class Pipeline:
         ctx.client.send(200, headers, body)
         return True
 
-    def _validate(self, ctx: RequestContext) -> None:
+    def _validate(self, ctx: RequestContext, reading: HeadReading) -> None:
         request = ctx.request
         try:
-            if (encoding := request.header(b"content-encoding")) is not None:
-                self._unpack(ctx, encoding)
-            ctx.facts = parse_body(request.path, request.header(b"content-type") or "", request.body)
+            if reading.content_encoding is not None:
+                self._unpack(ctx, reading.content_encoding)
+            ctx.facts = parse_body(request.path, reading.content_type, request.body)
             if request.path in native.PATHS:
                 ctx.api_path, fields, removed = native.to_backend(request.path, ctx.facts)
                 ctx.rewrite(fields, removed)
@@ -142,7 +141,7 @@ class Pipeline:
             raise GatewayError(ErrorKind.MODEL_OVERLOADED, NO_ROOM)
         request.body = plain
 
-    def _route(self, ctx: RequestContext) -> Route:
+    def _route(self, ctx: RequestContext, reading: HeadReading) -> Route:
         model = ctx.facts.model or ctx.query_model()
         runtime = ctx.runtime
         if model is None:
@@ -158,7 +157,7 @@ class Pipeline:
         ctx.route = route
         self._services.routed(route.name)
         ctx.deadline = ctx.request.received_at + route.timeout.total
-        limit = parse_timeout(ctx.request.header(b"x-request-timeout"))
+        limit = reading.timeout
         if limit is not None and limit <= route.timeout.total:
             ctx.deadline = ctx.request.received_at + limit
             ctx.deadline_is_clients = True
@@ -189,13 +188,14 @@ class Pipeline:
 
     # -- attempts ------------------------------------------------------------------------------------------------------
 
-    def _attempts(self, ctx: RequestContext, route: Route) -> Attempts:
+    def _attempts(self, ctx: RequestContext, route: Route, reading: HeadReading) -> Attempts:
         """What tries endpoints until one answers."""
-        headers, tracing = ctx.request.headers, self._services.tracing
-        if tracing is not None:
-            ctx.trace = tracing.begin(headers)
-        parent = traceparent(headers, ctx.correlation_id) if ctx.trace is None else None
-        ctx.lines = passed_on(headers)
+        parent = None
+        if (tracing := self._services.tracing) is not None:
+            ctx.trace = tracing.begin(ctx.request.headers)
+        if ctx.trace is None:
+            parent = reading.traceparent or new_traceparent(ctx.correlation_id)
+        ctx.lines = reading.passed_on
         ctx.own_lines = correlation_lines(ctx.correlation_id, parent)
         if ctx.runtime.proxies:
             ctx.own_lines += forwarded_for(ctx.request.peer)

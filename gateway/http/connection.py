@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import httptools
 
 from gateway.http.job import Job
-from gateway.http.message import Request, status_line, write_whole
+from gateway.http.message import Head, Request, status_line, write_whole
+from gateway.http.repeated import MOST_UNLIKE, RepeatedHead, repeated
 from gateway.http.rules import NO_ROOM, NO_WEBSOCKET, NOT_HTTP, framing_problem, is_host, origin_form, without_upgrade
 from policies.outcome import ErrorKind
 
@@ -50,6 +51,12 @@ class ClientConnection(asyncio.Protocol):
         self._peer = ""
         self._target = b""
         self._headers: dict[bytes, bytes] = {}
+        self._lines: list[tuple[bytes, bytes]] = []  # the same as they came
+        self._head_in = b""  # what was read of a head that may come again, from its beginning
+        self._between = True  # the parser has seen all of a message and nothing of the next
+        self._repeated: RepeatedHead | None = None
+        self._unlike = 0  # heads since one was recognised
+        self._to_come = 0  # bytes of a body whose head was recognised: the parser sees neither
         self._request: Request | None = None
         self._chunks: list[bytes] = []
         self._body_size = 0
@@ -128,6 +135,42 @@ class ClientConnection(asyncio.Protocol):
             self._transport.resume_reading()
 
     def _parse(self, data: bytes) -> None:
+        while data and not self._refused:
+            if self._to_come:
+                data = self._take_body(data)
+            elif self._between and self._repeated is not None and (found := self._repeated.find(data)) is not None:
+                length, size = found
+                self._begin_repeated(self._repeated.head, length)
+                data = data[size:]
+            else:
+                self._feed(data)
+                return
+
+    def _begin_repeated(self, head: Head, length: int) -> None:
+        """A request whose head was parsed and checked before; only its body's length is its own."""
+        now = monotonic()
+        limits = self._server.limits
+        self._unlike = 0
+        self._request = Request(head, self._peer, now)
+        self.deadline = now + limits.body_timeout
+        self._length = self._to_come = length
+        self._reading_head = False
+        if length > limits.max_body:
+            self._refuse_body_too_large()
+        elif not length:
+            self.on_message_complete()
+
+    def _take_body(self, data: bytes) -> bytes:
+        """Takes what belongs to the body under way; what is behind it."""
+        piece = data[: self._to_come]
+        self._to_come -= len(piece)
+        self.on_body(piece)
+        if not self._to_come:
+            self.on_message_complete()
+        return data[len(piece) :]
+
+    def _feed(self, data: bytes) -> None:
+        self._head_in = data if self._between and self._unlike < MOST_UNLIKE else b""
         body_size = self._body_size
         if self._reading_head:
             self._unparsed_head += len(data)
@@ -159,7 +202,9 @@ class ClientConnection(asyncio.Protocol):
                 return
 
     def on_message_begin(self) -> None:
+        self._between = False
         self._headers = {}
+        self._lines = []
         self._target = b""
         self._chunks = []
         self._body_size = self._head_size = 0
@@ -179,6 +224,8 @@ class ClientConnection(asyncio.Protocol):
             raise ValueError("head too large")  # the parser turns it into an HttpParserCallbackError
         if not self._reading_head:
             return  # a trailer: fields that came behind the body must not change what the head said
+        if self._head_in:
+            self._lines.append((name, value))
         name = name.lower()
         headers = self._headers
         if name in headers:
@@ -194,10 +241,9 @@ class ClientConnection(asyncio.Protocol):
         self._unparsed_head = 0
         headers, parser = self._headers, self._parser
         target = self._target if self._target[:1] == b"/" else origin_form(self._target)
-        request = Request(parser.get_method().decode("latin-1"), target, headers, self._peer)
-        request.received_at = now
-        request.keep_alive = parser.should_keep_alive()
-        self._request = request
+        head = Head(parser.get_method().decode("latin-1"), target, headers)
+        head.keep_alive = parser.should_keep_alive()
+        self._request = request = Request(head, self._peer, now)
         self.deadline = now + limits.body_timeout
         version = parser.get_http_version()
         host = headers.get(b"host")
@@ -218,13 +264,23 @@ class ClientConnection(asyncio.Protocol):
             if b"websocket" in headers[b"upgrade"].lower():
                 self._refuse(ErrorKind.INVALID_INPUT, NO_WEBSOCKET)
         else:
-            request.close_delimited = version == "1.0"
-            length = headers.get(b"content-length")
+            head.close_delimited = version == "1.0"
+            length = headers.pop(b"content-length", None)
             self._length = 0 if length is None else int(length)
             if self._length > limits.max_body:
                 self._refuse_body_too_large()
-            elif b"expect" in headers and headers[b"expect"].lower() == b"100-continue" and self._active is None:
-                self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            elif b"expect" in headers:
+                if headers[b"expect"].lower() == b"100-continue" and self._active is None:
+                    self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            elif self._head_in:
+                self._remember(head)
+
+    def _remember(self, head: Head) -> None:
+        """Keeps the head of a request that is to be answered, in case that the client repeats it."""
+        self._unlike += 1
+        plain = head.keep_alive and b"transfer-encoding" not in head.headers
+        self._repeated = repeated(head, self._lines, self._head_in) if plain else None
+        self._head_in = b""
 
     def _accepts_host(self, host: bytes | None) -> bool:
         if host is None or not is_host(host):
@@ -263,7 +319,7 @@ class ClientConnection(asyncio.Protocol):
         self._chunks = []
         request.held, self._body_size = self._body_size, 0  # a refusal of what follows must not give its room back
         self._request = None
-        self._reading_head = True
+        self._reading_head = self._between = True
         self._unparsed_head = 0
         if self._active is None and not self.write_paused:
             self._begin(request)
@@ -497,7 +553,7 @@ class ClientConnection(asyncio.Protocol):
         self._body_size = 0
         if self._active is not None:
             return  # a broken request behind one that is being answered: that one goes out, then we close
-        request = self._request or Request("GET", self._target, self._headers, self._peer)
+        request = self._request or Request(Head("GET", self._target, self._headers), self._peer)
         request.keep_alive = False
         self._request = None
         self._active = request
@@ -538,6 +594,9 @@ class ClientConnection(asyncio.Protocol):
         self._unread = b""
         self._chunks = []
         self._headers = {}
+        self._lines = []
+        self._head_in = b""
+        self._repeated = None
         self._parser = None
 
     def _forget_the_rest(self) -> None:

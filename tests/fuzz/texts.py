@@ -18,7 +18,7 @@ from gateway.config.loader import load
 from gateway.config.substitute import SubstitutionError, substitute
 from gateway.errors.render import Rendering, render
 from gateway.errors.taxonomy import FailedAttempt, GatewayError
-from gateway.identity import KeyRing, TrustedProxies, correlation_id, trace_context, traceparent
+from gateway.identity import KeyRing, TrustedProxies, correlation_id, given_traceparent, new_traceparent, trace_context
 from gateway.relay.delivered import Delivered
 from gateway.relay.journal import Journal
 from gateway.relay.sse import FrameScanner, FrameTooLargeError, data_of, document_of, is_malformed, shape_for, split
@@ -157,7 +157,7 @@ def headers(data: bytes) -> None:
     found = correlation_id(given)
     assert re.fullmatch(r"[A-Za-z0-9._:/+=-]{1,128}", found)
     trace_context(given)
-    told = traceparent(given, found)
+    told = given_traceparent(given) or new_traceparent(found)
     assert re.fullmatch(rb"(?!ff)[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}(-.*)?", told)
     assert len(told) == 55 or told[:2] != b"00"
     assert _KEYS.find(given) is None

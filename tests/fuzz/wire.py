@@ -86,6 +86,8 @@ def requests(data: bytes) -> None:
     whole, _ = asyncio.run(_requests([data]))
     pieces, _ = asyncio.run(_requests(cut(data)))
     assert whole == pieces, "read otherwise in pieces"
+    again, _ = asyncio.run(_requests([data, data]))
+    assert again == asyncio.run(_requests([data + data]))[0], "read otherwise when they come again"
     for ours, theirs in zip(whole, _reference_requests(data), strict=False):
         if theirs[1][:1] == b"/":  # the absolute form is brought into the origin form here
             assert ours == theirs, f"a request that two servers read differently: {ours!r}, {theirs!r}"
