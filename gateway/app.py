@@ -259,6 +259,7 @@ class Gateway:
 
     def _serve(self, runtime: Runtime) -> None:
         before, self.runtime = self.runtime, runtime
+        runtime.keep_times()
         if self.long_lived is not None:
             self.long_lived.changed(monotonic())
         self.metrics.reload([route.name for route in runtime.config.routes], list(runtime.endpoints))

@@ -14,7 +14,7 @@ from backends.dialect import Dialect
 from backends.forwarded import ForwardedCredentials
 from backends.registry import dialect_for
 from gateway.config.policy import AdaptiveConcurrency, FixedConcurrency
-from gateway.config.schema import BackendConfig, CircuitBreakerPolicy, PolicyConfig
+from gateway.config.schema import BackendConfig, CircuitBreakerPolicy, PolicyConfig, TimeoutPolicy
 from gateway.discovery.addresses import Address
 from gateway.health.prober import ProbeResult, ProbeState, ProbeTarget
 from gateway.observe.metrics import EndpointMetrics
@@ -328,6 +328,11 @@ class Endpoint:
         self.in_service = self.healthy and service is Service.ACTIVE
         if service is Service.EJECTED:
             self.pool.break_off("ejected by an operator")
+
+    def keep_to(self, timeout: TimeoutPolicy) -> None:
+        """Goes by these times from now on: a reload may change them and leave all else as it is."""
+        self.pool.connect_timeout = timeout.connect
+        self.progress.window = max(timeout.first_token, _LEAST_PROGRESS)
 
     def take_over(self, before: Endpoint, now: float) -> None:
         """Keeps what operators said of the endpoint that had this name in the configuration before."""

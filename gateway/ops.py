@@ -125,11 +125,13 @@ class _Views:
         return _json({"status": "ok"})
 
     async def readyz(self, request: web.Request) -> web.Response:
-        """200 when requests can be served: not draining, and no critical check fails."""
+        """200 when requests can be served, if only those of one route: a model that is down is so for every replica,
+        and a load balancer that left them all would make its outage that of all."""
+        monitor = self._gateway.monitor
         if self._gateway.draining:
             return _json({"status": "draining"}, 503)
-        report = await self._gateway.monitor.report()
-        if report["overall_status"] == "critical":
+        report = await monitor.report()
+        if report["overall_status"] == "critical" and not monitor.serves:
             return _json({"status": "not ready", "critical_failures": report["critical_failures"]}, 503)
         return _json({"status": "ready"})
 

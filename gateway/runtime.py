@@ -265,6 +265,11 @@ class Runtime:
     created: int
     found: Mapping[str, Sequence[Address]]
 
+    def keep_times(self) -> None:
+        """Has endpoints that were there before go by this configuration's timeouts; called when it is served."""
+        for name, endpoint in self.endpoints.items():
+            endpoint.keep_to(_policy_of(self.config, name.partition("/")[0]).timeout)
+
     def default_route(self, path: str) -> Route | None:
         """The route of a request that names no model: the only one, or the first of its kind for native requests and
         images; else None."""

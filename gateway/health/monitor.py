@@ -85,6 +85,11 @@ class Monitor:
         """Takes a check out, if it is there."""
         self._checks.unregister(name)
 
+    @property
+    def serves(self) -> bool:
+        """Whether any route has an endpoint that may be asked."""
+        return any(endpoint.usable for endpoints in self._routes().values() for endpoint in endpoints)
+
     async def report(self) -> dict[str, Any]:
         """The body of `GET /health`."""
         return await self._checks.report()

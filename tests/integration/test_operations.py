@@ -67,6 +67,34 @@ async def test_health_goes_from_healthy_to_degraded_to_critical_and_back() -> No
         assert (await gateway.chat()).text == count_text(1, 8)
 
 
+async def test_one_route_without_a_backend_is_critical_and_the_gateway_still_ready() -> None:
+    async with FaultBackend() as one, FaultBackend() as two:
+        routes = "[{model: tiny, backends: [b0]}, {model: other, backends: [b1]}]"
+        text = config(one, two).replace("[{model: tiny, backends: [b0, b1]}]", routes)
+        async with running_gateway(text) as gateway:
+            await wait_for_health(gateway, "healthy")
+            await two.kill()
+            await wait_for_health(gateway, "critical")
+            assert (await gateway.get("/readyz")).status == 200
+            assert (await gateway.chat()).status == 200
+            await one.kill()
+            await eventually(lambda: not gateway.gateway.monitor.serves)
+            assert (await gateway.get("/readyz")).status == 503
+
+
+async def test_a_reload_changes_an_endpoints_times_and_leaves_its_state(tmp_path: Path) -> None:
+    async with FaultBackend() as one:
+        path = tmp_path / "gateway.yaml"
+        manual = config(one, server="watch: false")
+        path.write_text(manual)
+        async with running_gateway(manual, path) as gateway:
+            endpoint = gateway.gateway.runtime.endpoints["b0"]
+            path.write_text(manual + "policies: {default: {timeout: {connect: 3s, first_token: 5m}}}\n")
+            assert gateway.gateway.reload() is True
+            assert gateway.gateway.runtime.endpoints["b0"] is endpoint
+            assert (endpoint.pool.connect_timeout, endpoint.progress.window) == (3.0, 300.0)
+
+
 async def test_the_operations_answers_hold_the_contract() -> None:
     async with FaultBackend() as backend, running_gateway(config(backend)) as gateway:
         answer = await gateway.chat(headers={"X-Correlation-ID": "story-1"})
