@@ -16,6 +16,9 @@ class LlamaCppDialect(OpenAIDialect):
     name = "llamacpp"
     health_path = "/health"
     metrics_path: str | None = "/metrics"
+    #: The final result's reason is never null ("length" unless a stop was met): `server_task_result_cmpl_final` in
+    #: tools/server/server-task.cpp of ggml-org/llama.cpp. `[DONE]` comes only after that result.
+    tells_finish = True
     named: ClassVar[Mapping[str, Verdict]] = {
         "exceed_context_size_error": Verdict(ErrorKind.CONTEXT_LENGTH_EXCEEDED),
         "unavailable_error": Verdict(ErrorKind.MODEL_LOADING),

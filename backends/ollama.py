@@ -15,6 +15,9 @@ class OllamaDialect(OpenAIDialect):
     name = "ollama"
     health_path = "/api/version"
     metrics_path: str | None = None
+    #: Only a runner whose connection was lost has no `done_reason`, and its text is cut: `DoneReason.String` in
+    #: llm/server.go, which `ToChunk` in openai/openai.go of ollama/ollama passes on, null where it is empty.
+    tells_finish = True
     rules: ClassVar[tuple[Rule, ...]] = (
         rule(r"not found, try pulling it first", UNKNOWN_MODEL),
         rule(

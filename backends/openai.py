@@ -52,6 +52,7 @@ class OpenAIDialect:
     health_path = "/v1/models"
     metrics_path: str | None = None
     token_ids: TokenIds | None = None
+    #: Not all that imitate the API say why an answer ends; some gateways leave the last chunk out.
     tells_finish = False
     named: ClassVar[Mapping[str, Verdict]] = {}
     rules: ClassVar[tuple[Rule, ...]] = ()

@@ -15,6 +15,9 @@ class SGLangDialect(OpenAIDialect):
     name = "sglang"
     health_path = "/health"
     metrics_path: str | None = "/metrics"
+    #: Its last chunk of each choice says why, whatever comes after it (usage, hidden states, token ids):
+    #: python/sglang/srt/entrypoints/openai/serving_chat.py and serving_completions.py of sgl-project/sglang.
+    tells_finish = True
     rules: ClassVar[tuple[Rule, ...]] = (
         rule(r"^the request queue is full|aborted by a higher priority request", ErrorKind.MODEL_OVERLOADED),
     )

@@ -39,3 +39,5 @@ class TGIDialect(OpenAIDialect):
         rule(r"^input validation error: (?!`(?:inputs` (?:tokens|must have)|max_new_tokens` must be <=))", BAD_REQUEST),
     )
     trusts_claims = False
+    # `tells_finish` stays False: with tools, the token that carries the reason may be one that `ChatState::push` keeps
+    # back (router/src/chat.rs of huggingface/text-generation-inference), so a whole answer can end without it.

@@ -28,8 +28,8 @@ from gateway.upstream.connection import Break, UpstreamHead
 from policies.outcome import Blame, Elsewhere, ErrorKind, Failure
 
 KEEPALIVE = b": keepalive\n\n"
-#: Last pieces kept, for the usage and the finish reason that stand in them.
-_TAIL = 4
+#: Last pieces kept, for the usage and the finish reason that stand in them: SGLang sends up to three more after it.
+_TAIL = 8
 #: Seconds that a finished answer waits for its last frames before it is completed without them.
 GRACE = 1.0
 

@@ -346,11 +346,34 @@ async def test_a_stream_of_nothing_but_its_end_marker_is_a_failed_attempt() -> N
             assert text_of(await gateway.chat(stream=True)) == count_text(1, 8)
 
 
-async def test_a_server_of_a_kind_that_need_not_say_why_is_believed() -> None:
+@pytest.mark.parametrize("kind", ["sglang", "llamacpp", "ollama"])
+async def test_a_server_of_any_kind_that_always_says_why_has_to(kind: str) -> None:
     async with FaultBackend() as backend:
         text = f"""
 server: {{listen: '127.0.0.1:0'}}
-backends: {{b: {{url: '{backend.url}', kind: openai}}}}
+backends: {{b: {{url: '{backend.url}', kind: {kind}, health: {{path: /health}}}}}}
+routes: [{{model: tiny, backends: [b]}}]
+"""
+        async with running_gateway(text) as gateway:
+            more = [fault("frame", after="finish", body=b'data: {"choices":[]}\n\n') for _ in range(3)]
+            backend.inject(*more)
+            answer = await gateway.chat(stream=True, stream_options={"include_usage": True})
+            assert text_of(answer) == count_text(1, 8)
+            assert answer.frames[-1] == "[DONE]"
+            backend.heal()
+            end = fault("frame", after=3, body=b"data: [DONE]\n\n")
+            backend.inject(end, fault("silent_cut", after=3))
+            answer = await gateway.chat(stream=True)
+            assert answer.error["error_type"] == "generation_failed"
+            assert "[DONE]" not in answer.frames
+
+
+@pytest.mark.parametrize("kind", ["openai", "tgi"])
+async def test_a_server_of_a_kind_that_need_not_say_why_is_believed(kind: str) -> None:
+    async with FaultBackend() as backend:
+        text = f"""
+server: {{listen: '127.0.0.1:0'}}
+backends: {{b: {{url: '{backend.url}', kind: {kind}}}}}
 routes: [{{model: tiny, backends: [b]}}]
 """
         async with running_gateway(text) as gateway:
