@@ -63,16 +63,37 @@ async def test_a_request_that_meets_an_engine_just_asleep_is_answered_by_another
 
 
 async def test_when_all_sleep_clients_are_told_at_once_and_served_once_one_is_awake() -> None:
-    async with FaultBackend() as a, running_gateway(config(a)) as gateway:
+    policy = "policies: {default: {admission: {max_wait: 0s}}}\n"
+    async with FaultBackend() as a, running_gateway(config(a) + policy) as gateway:
         (only,) = gateway.gateway.runtime.endpoints.values()
         await post(gateway, f"{a.url}/sleep?level=2")
         await eventually(lambda: only.state == "asleep")
         refused = await gateway.chat()
         assert (refused.status, refused.headers["x-should-retry"]) == (503, "true")
-        print(refused.body)
+        assert refused.error["error_type"] == refused.error["code"] == "model_overloaded"
+        assert "asleep" in refused.error["message"]
+        assert "/wake_up" in refused.error["message"]
+        assert "retry-after" in refused.headers
         await post(gateway, f"{a.url}/wake_up")
         await eventually(lambda: only.state == "healthy")
         assert (await gateway.chat()).status == 200
+
+
+async def test_who_waits_in_vain_for_one_to_be_woken_is_told_what_to_do_and_other_states_have_their_own_words() -> None:
+    policy = "policies: {default: {admission: {max_wait: 200ms}}}\n"
+    async with FaultBackend() as a, FaultBackend() as b, running_gateway(config(a, b) + policy) as gateway:
+        asleep, other = gateway.gateway.runtime.endpoints.values()
+        await eventually(lambda: asleep.state == other.state == "healthy")
+        await post(gateway, f"{a.url}/sleep")
+        await b.kill()
+        await eventually(lambda: (asleep.state, other.state) == ("asleep", "unhealthy"))
+        refused = await gateway.chat()
+        assert (refused.status, refused.error["error_type"]) == (503, "model_overloaded")
+        assert "asleep" in refused.error["message"]
+        b.inject(fault("loading", path="/health"))
+        await b.start()
+        await eventually(lambda: other.state == "loading")
+        assert (await gateway.chat()).error["error_type"] == "model_loading"
 
 
 @pytest.mark.parametrize("after", [0, 3, 7])
