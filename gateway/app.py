@@ -335,6 +335,7 @@ class Gateway:
         if not ops.belongs_here(request.path, self._separate):
             return False
         transport, request = connection.release()
+        self.server.lend(transport, ops.patience(request.path))
         handler = self._ops()
         transport.set_protocol(handler)
         handler.connection_made(transport)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from math import inf
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 #: Answers without the operator's key: they tell monitors what they need and nothing about requests.
 _OPEN = HEALTH_PATHS | {"/openapi.json"}
+#: Seconds that a client may take to read an answer.
+_PATIENCE = 60.0
 #: Header lines that `as_bytes` adds at most.
 _ADDED = 4
 
@@ -36,6 +39,11 @@ _ADDED = 4
 def belongs_here(path: str, separate_listener: bool) -> bool:
     """Whether the data listener serves the path; with a listener for operators it keeps only the health paths."""
     return not separate_listener or path in ("/livez", "/readyz", "/health")
+
+
+def patience(path: str) -> float:
+    """Seconds within which an answer must have been read. The page's stream sees to that itself."""
+    return inf if path == "/admin/events" else _PATIENCE
 
 
 def as_bytes(request: Request, correlation: str) -> bytes:

@@ -61,6 +61,7 @@ class Server:
         self.take_over = take_over
         self.known: Known = lambda request: True
         self._connections: set[ClientConnection] = set()
+        self._lent: dict[asyncio.Transport, float] = {}  # to another protocol, and the loop time at which they close
         self._buffered = 0
         self._servers: list[asyncio.Server] = []
         self._tls: ssl.SSLContext | None = None
@@ -98,7 +99,7 @@ class Server:
 
     def opened(self, connection: ClientConnection) -> bool:
         """Counts a connection; False when there are too many, and it must be closed."""
-        if len(self._connections) >= self.limits.max_connections and not self._make_room():
+        if len(self._connections) + len(self._lent) >= self.limits.max_connections and not self._make_room():
             return False
         self._connections.add(connection)
         if self._draining and self._give is None:
@@ -118,6 +119,11 @@ class Server:
         self._connections.discard(connection)
         if not self._connections:
             self._empty.set()
+
+    def lend(self, transport: asyncio.Transport, patience: float) -> None:
+        """Counts a connection that another protocol answers on; `patience` seconds from now it is closed in any case,
+        as its client may never read the answer."""
+        self._lent[transport] = self.loop.time() + patience
 
     def reserve(self, size: int) -> bool:
         """Takes `size` bytes of the room for request bodies; False when there is none left."""
@@ -213,6 +219,11 @@ class Server:
             return
         for connection in [connection for connection in self._connections if connection.deadline <= now]:
             connection.expire()
+        for transport, due in list(self._lent.items()):
+            if due <= now:
+                transport.abort()
+            if due <= now or (transport.is_closing() and not transport.get_write_buffer_size()):
+                del self._lent[transport]
         if self._give is not None:
             for connection in [connection for connection in self._connections if connection.idle]:
                 connection.give_away(self._give)

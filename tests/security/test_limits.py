@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gzip
+import socket
 import sys
 import time
 import zlib
@@ -14,8 +15,10 @@ from time import monotonic
 import psutil
 import pytest
 
+from gateway import ops
 from gateway.config import load_text
 from gateway.descriptors import for_clients
+from gateway.http import server
 from tests.integration.test_operations import config
 from tests.security.test_desync import BODY, POST, SENTINEL, chunks, get, post
 from tests.support.fault_backend import FaultBackend
@@ -337,3 +340,23 @@ async def test_a_content_coding_that_is_not_read_here_is_refused(coding: str) ->
         data = post(b"Content-Encoding: " + coding.encode(), b"Content-Length: %d" % len(packed), body=packed)
         answer, _ = await talk(port_of(gateway), data + SENTINEL)
         assert (answer.status, answer.error["error_type"]) == (400, "invalid_input")
+
+
+async def test_who_does_not_read_an_operators_answer_is_counted_and_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ops, "expose", lambda *_: ("text/plain", b"#" * 2**23))
+    monkeypatch.setattr(ops, "_PATIENCE", 1.0)
+    monkeypatch.setattr(server, "SWEEP_INTERVAL", 0.1)
+    async with (
+        FaultBackend() as backend,
+        running_gateway(config(backend, server="max_connections: 3")) as gateway,
+        contextlib.AsyncExitStack() as stack,
+    ):
+        for _ in range(3):
+            client = stack.enter_context(socket.create_connection(("127.0.0.1", port_of(gateway))))
+            client.sendall(get(b"/metrics"))
+        await eventually(lambda: len(gateway.gateway.server._lent) == 3)
+        assert await talk(port_of(gateway), get(b"/readyz")) == []
+        await eventually(lambda: not gateway.gateway.server._lent)
+        [answer] = await talk(port_of(gateway), get(b"/readyz"))
+        assert answer.status == 200
+        await eventually(lambda: not gateway.gateway.server._lent)  # one that was read and is over counts no more
