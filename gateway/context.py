@@ -12,7 +12,8 @@ from gateway.http.connection import ClientConnection
 from gateway.http.message import Request
 from gateway.identity import ApiKey
 from gateway.validation.facts import Facts
-from policies.outcome import Failure
+from gateway.validation.schemas import MAX_MODEL
+from policies.outcome import ErrorKind, Failure
 
 if TYPE_CHECKING:
     from backends.dialect import Usage
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 
 _NOTHING: Mapping[str, Any] = {}
+_MAX_QUERY_FIELDS = 64
 
 
 class AttemptRecord:
@@ -179,11 +181,19 @@ class RequestContext:
         return self.api_path != self.request.path
 
     def query_model(self) -> str | None:
-        """The model named in the query string, for requests without a body that could name it."""
+        """The model named in the query string, for requests without a body that could name it. Raises GatewayError."""
         if not self.request.query:
             return None
-        values = parse_qs(self.request.query, max_num_fields=64).get("model")
-        return values[0] if values else None
+        try:
+            values = parse_qs(self.request.query, max_num_fields=_MAX_QUERY_FIELDS).get("model")
+        except ValueError:
+            message = f"The query of this request has more than {_MAX_QUERY_FIELDS} fields."
+            raise GatewayError(ErrorKind.INVALID_INPUT, message) from None
+        name = values[0] if values else None
+        if name is not None and not (len(name) <= MAX_MODEL and name.isprintable()):
+            text = f"must be at most {MAX_MODEL} characters long, none of them a control character"
+            raise GatewayError.validation({"model": [text]})
+        return name
 
     def affinity(self, balance: str) -> bytes | None:
         """What the request has in common with others that should meet the same endpoint, under such balancing."""

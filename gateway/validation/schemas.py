@@ -22,7 +22,8 @@ from gateway.validation.errors import UNION
 #: Width and height of an image. Beside it OpenAI's API has words, such as auto.
 SIZE = re.compile(r"\s*(\d+)\s*[xX*]\s*(\d+)\s*", re.ASCII)
 _INT64 = 2**63 - 1
-_MAX_MODEL = 256  # characters; a model's name goes into headers and log lines
+#: Characters of a model's name, which goes into headers and log lines.
+MAX_MODEL = 256
 
 
 def _printable(name: str) -> str:
@@ -75,7 +76,7 @@ def _image_source(source: dict[str, Any]) -> dict[str, Any]:
 # A list of a million wrong items must not become a million errors.
 _FAIL_FAST = Field(fail_fast=True)
 
-Model = Annotated[str, Field(min_length=1, max_length=_MAX_MODEL), AfterValidator(_printable)]
+Model = Annotated[str, Field(min_length=1, max_length=MAX_MODEL), AfterValidator(_printable)]
 AtLeast0 = Annotated[int, Field(ge=0, le=_INT64)]
 AtLeast1 = Annotated[int, Field(ge=1, le=_INT64)]
 Integer = Annotated[int, Field(ge=-_INT64 - 1, le=_INT64)]

@@ -11,7 +11,7 @@ import pytest
 from gateway.errors.kinds import KINDS
 from policies.outcome import ErrorKind
 from tests.integration.test_operations import config
-from tests.security.test_desync import SENTINEL
+from tests.security.test_desync import SENTINEL, get
 from tests.support.fault_backend import FaultBackend
 from tests.support.gateway import running_gateway
 from tests.support.hostile import Hostile, requests
@@ -93,3 +93,24 @@ async def test_a_line_of_the_log_is_one_json_object_whatever_clients_wrote(
         assert len(line) <= 32 * 1024
     assert len(lines) > 200
     assert not any("exception" in line or "internal_error" in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("query", "status"),
+    [
+        (b"&".join([b"a=1"] * 64), 422),  # which names no model
+        (b"&".join([b"a=1"] * 65), 400),
+        (b"model=" + b"m" * 257, 422),
+        (b"model=a%0d%0aX-Evil:%20y", 422),
+        (b"model=gone", 404),
+    ],
+)
+async def test_a_query_names_a_model_in_bounds(query: bytes, status: int) -> None:
+    async with FaultBackend() as backend:
+        routes = "routes: [{model: one, backends: [b0]}, {model: two, backends: [b0]}]"
+        text = config(backend).replace("routes: [{model: tiny, backends: [b0]}]", routes)
+        async with running_gateway(text) as gateway:
+            [answer] = await talk(int(gateway.url.rpartition(":")[2]), get(b"/v1/files?" + query, b"Connection: close"))
+            assert answer.status == status
+            assert answer.error["correlation_id"]
+            assert not gateway.gateway.runtime.routes._found.keys() - {"gone"}
