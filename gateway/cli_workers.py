@@ -136,11 +136,11 @@ def _module(
     argv = [sys.executable, "-m", f"backends.workers.{module}", *arguments]
     if arguments and arguments[-1] in ("--help", "-h"):
         os.execv(sys.executable, argv)  # noqa: S606 - our own module
-    from backends.workers.ports import SHARED_ENV
+    from backends.workers.ports import SHARED_ENV, base_url
     from backends.workers.supervisor import WorkerSpec
     from backends.workers.token_probe import TokenProbe
 
-    url = f"http://{host}:{port}"
+    url = base_url(host, port)
     return WorkerSpec(
         name=name,
         argv=[*argv, "--host", host, "--port", str(port)],

@@ -10,7 +10,7 @@ from typing import Protocol, TypeVar
 
 from aiohttp import web
 
-from backends.workers.ports import port_is_shared
+from backends.workers.ports import base_url, port_is_shared
 
 
 class _Loaded(Protocol):
@@ -59,7 +59,7 @@ async def run(
         loaded = await asyncio.get_running_loop().run_in_executor(None, load)
         engine = new_engine(loaded)
         async with server.open(loaded, engine):
-            print(f"Serving {loaded.name} on http://{host}:{port}", flush=True)
+            print(f"Serving {loaded.name} on {base_url(host, port)}", flush=True)
             ends = [asyncio.create_task(event.wait()) for event in (stop, engine.dead)]
             await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
             for end in ends:

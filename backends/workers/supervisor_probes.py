@@ -24,11 +24,11 @@ class ProbeFailedError(Exception):
 
 async def check_http(url: str) -> None:
     """A GET of a plain-HTTP URL. Raises ProbeFailedError unless it gives 200, OSError when nothing answers."""
-    host, port = address(url)
-    target = urlsplit(url).path or "/"
-    reader, writer = await asyncio.open_connection(host, port)
+    parts = urlsplit(url)
+    target = parts.path or "/"
+    reader, writer = await asyncio.open_connection(*address(url))
     try:
-        writer.write(f"GET {target} HTTP/1.1\r\nhost: {host}:{port}\r\nconnection: close\r\n\r\n".encode())
+        writer.write(f"GET {target} HTTP/1.1\r\nhost: {parts.netloc}\r\nconnection: close\r\n\r\n".encode())
         status = (await reader.readline()).split(b" ", 2)[1:2]
         if status != [b"200"]:
             said = status[0].decode("latin-1")[:20] if status else "nothing"

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from backends.workers.load_failure import ADVICE, Cause
+from backends.workers.ports import base_url
 from backends.workers.supervisor import WorkerSpec
 from backends.workers.token_probe import TokenProbe
 
@@ -65,7 +66,7 @@ def vllm_worker(options: VLLMOptions) -> WorkerSpec:
     flags = _flags(options, model, _offered(python) if python is not None else frozenset())
     serve = [program, "serve", model, "--host", options.host, "--port", str(options.port), *flags, *options.extra]
     launch = [python, str(_SHARE_PORT), str(options.port)] if python is not None else []
-    url = f"http://{_in_url(options.host)}:{options.port}"
+    url = base_url(options.host, options.port)
     probe = TokenProbe(
         url, options.liveness_timeout, _given(options.extra, "--api-key") or options.env.get("VLLM_API_KEY")
     )
@@ -182,7 +183,3 @@ def _given(extra: Sequence[str], flag: str) -> str | None:
         if given.startswith(f"{flag}="):
             return given.partition("=")[2]
     return None
-
-
-def _in_url(host: str) -> str:
-    return f"[{host}]" if ":" in host else host

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import signal
-from pathlib import Path
 
 import pytest
 
+from backends.workers.ports import base_url
 from tests.support.processes import Process, free_port
 
 
@@ -38,10 +38,15 @@ def test_commands_say_what_happened_and_exit_accordingly(arguments: tuple[str, .
     assert "Traceback" not in output
 
 
-def test_a_supervised_worker_serves_and_drains(tmp_path: Path) -> None:
-    port = free_port()
-    with Process.python("-m", "gateway", "worker", "embedded", "--model", "tide-mini", "--port", str(port)) as process:
-        process.wait_ready(f"http://127.0.0.1:{port}/health", 60)
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_a_supervised_worker_serves_and_drains(host: str) -> None:
+    try:
+        port = free_port(host)
+    except OSError:
+        pytest.skip(f"this machine has no {host}")
+    arguments = ["--model", "tide-mini", "--host", host, "--port", str(port)]
+    with Process.python("-m", "gateway", "worker", "embedded", *arguments) as process:
+        process.wait_ready(f"{base_url(host, port)}/health", 60)
         process.signal(signal.SIGTERM)
         assert process.wait(20) == 0
         assert "tide-mini | Serving tide-mini" in process.output

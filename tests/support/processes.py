@@ -29,7 +29,7 @@ class ProcessFailedError(AssertionError):
 
 def free_port(host: str = "127.0.0.1") -> int:
     """A TCP port that nothing listens on now."""
-    with socket.socket() as sock:
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as sock:
         sock.bind((host, 0))
         port: int = sock.getsockname()[1]
         return port
