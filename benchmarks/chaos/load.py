@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import socket
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -135,25 +136,38 @@ class Load:
 
 
 async def read_slowly(host: str, port: int, seconds: float) -> int:
-    """One client that reads 64 bytes twice a second of a long stream. Returns the bytes read."""
-    reader, writer = await asyncio.open_connection(host, port, limit=256)
+    """One client that reads 64 bytes twice a second of a long stream, with a receive buffer that is soon full.
+
+    Returns the bytes read. Raises RuntimeError when it is not answered with a stream that lasts.
+    """
+    sock = socket.socket()
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    sock.setblocking(False)
+    await asyncio.get_running_loop().sock_connect(sock, (host, port))
+    reader, writer = await asyncio.open_connection(sock=sock, limit=256)
     body = json.dumps(
         {
             "model": "tiny",
-            "messages": [{"role": "user", "content": "count from 7"}],
-            "max_tokens": 50_000,
+            "messages": [{"role": "user", "content": "go on and on"}],  # not counted with the others
+            "max_tokens": 8000,
             "stream": True,
         }
     ).encode()
     head = "POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
     head += f"content-length: {len(body)}\r\n\r\n"
     writer.write(head.encode() + body)
-    read = 0
-    for _ in range(int(seconds * 2)):
-        read += len(await reader.read(64))
-        await asyncio.sleep(0.5)
-    writer.transport.abort()
-    return read
+    read = b""
+    try:
+        for _ in range(int(seconds * 2)):
+            async with asyncio.timeout(PATIENCE):
+                piece = await reader.read(64)
+            read += piece
+            if not piece or not read.startswith(b"HTTP/1.1 200"):
+                raise RuntimeError(f"a slow reader was given no stream that lasts: {read[-200:]!r}")
+            await asyncio.sleep(0.5)
+    finally:
+        writer.transport.abort()
+    return len(read)
 
 
 def _right(first: int) -> str:

@@ -53,7 +53,10 @@ class Result:
 
 
 async def run(subject: Subject, scenario: Scenario, *, rate: float = 40.0, logs: Path | None = None) -> Result:
-    """Starts everything anew, breaks it on time, and counts. Raises RuntimeError if the subject does not start."""
+    """Starts everything anew, breaks it on time, and counts.
+
+    Raises RuntimeError if the subject does not start, or gives a slow reader no stream.
+    """
     loop = asyncio.get_running_loop()
     async with Fleet() as fleet:
         urls = {name: backend.url for name, backend in fleet.backends.items()}
@@ -74,7 +77,7 @@ async def run(subject: Subject, scenario: Scenario, *, rate: float = 40.0, logs:
                 if logs is not None:
                     stories = await _stories(f"http://127.0.0.1:{port}", load.outcomes, began)
                     log.with_suffix(".json").write_text(json.dumps(stories, indent=1) + "\n")
-                await asyncio.gather(*readers, return_exceptions=True)
+                await asyncio.gather(*readers)
     found = summary(subject.name, scenario, load.outcomes, fleet.seen(), healed)
     return replace(found, late=round(load.late, 3), version=VERSIONS.get(subject.name, ""))
 
