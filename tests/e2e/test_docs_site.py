@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import re
 import subprocess
-import sys
 from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
 
+from tests.support.parts import environment
+
 ROOT = Path(__file__).parents[2]
-CACHE = Path.home() / ".cache" / "seawall" / "docs"
 PACKAGE = "mkdocs-material==9.8.2"
 
 
@@ -24,12 +24,8 @@ def dead_links(page: Path) -> list[str]:
 
 @pytest.mark.slow
 def test_the_site_builds_strictly(tmp_path: Path) -> None:
-    stamp = CACHE / f"{PACKAGE}.installed"
-    if not stamp.exists():
-        subprocess.run([sys.executable, "-m", "venv", "--clear", CACHE], check=True)
-        subprocess.run([CACHE / "bin/python", "-m", "pip", "install", "-q", PACKAGE], check=True)
-        stamp.touch()
-    argv = [CACHE / "bin/mkdocs", "build", "--strict", "-f", ROOT / ".mkdocs.yml", "-d", tmp_path / "site"]
+    mkdocs = environment("docs", PACKAGE) / "mkdocs"
+    argv = [mkdocs, "build", "--strict", "-f", ROOT / ".mkdocs.yml", "-d", tmp_path / "site"]
     done = subprocess.run(argv, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     for page in (tmp_path / "site").rglob("*.html"):  # it is read without the internet, too

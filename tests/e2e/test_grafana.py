@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
-import venv
 from pathlib import Path
 
 import pytest
 import yaml
+
+from tests.support import parts
 
 GRAFANA = Path(__file__).parents[2] / "deploy" / "grafana"
 DASHBOARD = GRAFANA / "dashboards" / "seawall.json"
@@ -18,18 +18,14 @@ SDK = "grafana-foundation-sdk==1769699998!10.1.0"
 pytestmark = pytest.mark.slow
 
 
-def test_the_dashboard_is_what_the_script_builds(tmp_path: Path) -> None:
-    venv.create(tmp_path / "venv", with_pip=True)
-    python = tmp_path / "venv" / "bin" / "python"
-    subprocess.run([python, "-m", "pip", "install", "-q", SDK], check=True, capture_output=True)
+def test_the_dashboard_is_what_the_script_builds() -> None:
+    python = parts.environment("grafana", SDK) / "python"
     code = "import sys; sys.path.insert(0, sys.argv[1]); import build; sys.stdout.write(build.build())"
     built = subprocess.run([python, "-c", code, GRAFANA], check=True, capture_output=True, text=True).stdout
     assert json.loads(built) == json.loads(DASHBOARD.read_text("utf-8"))
 
 
-def test_prometheus_can_parse_every_query(tmp_path: Path) -> None:
-    if shutil.which("promtool") is None:
-        pytest.skip("promtool is missing: install Debian's package prometheus")
+def test_prometheus_can_parse_every_query(promtool: str, tmp_path: Path) -> None:
     board = json.loads(DASHBOARD.read_text("utf-8"))
     queries = [query["expr"] for panel in board["panels"] for query in panel.get("targets", ())]
     assert len(queries) > 40
@@ -39,5 +35,5 @@ def test_prometheus_can_parse_every_query(tmp_path: Path) -> None:
     ]
     path = tmp_path / "rules.yml"
     path.write_text(yaml.safe_dump({"groups": [{"name": "dashboard", "rules": rules}]}))
-    done = subprocess.run(["promtool", "check", "rules", path], capture_output=True, text=True, check=False)
+    done = subprocess.run([promtool, "check", "rules", path], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr + done.stdout

@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -14,25 +13,19 @@ from typing import Any
 import pytest
 
 from tests.e2e.demo import Demo
+from tests.support import parts
 from tests.support.figures import Figures
 from tests.support.processes import wait_until
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.nightly]
 VERSION = "0.8.1"
-HOME = Path.home() / ".cache" / "seawall" / "guidellm"
 REQUESTS, STREAMS, TOKENS = 40, 4, 24
 
 
 @pytest.fixture(scope="session")
 def guidellm() -> Path:
-    """The program, in an environment of its own that is made once and kept (some 2 GB)."""
-    program = HOME / "bin" / "guidellm"
-    if not (
-        program.exists() and VERSION in subprocess.run([program, "--version"], capture_output=True, text=True).stdout
-    ):
-        subprocess.run([sys.executable, "-m", "venv", "--clear", HOME], check=True)
-        subprocess.run([HOME / "bin" / "python", "-m", "pip", "install", "-q", f"guidellm=={VERSION}"], check=True)
-    return program
+    """The program, in an environment of its own (some 2 GB)."""
+    return parts.environment("guidellm", f"guidellm=={VERSION}") / "guidellm"
 
 
 def measured(program: Path, url: str, folder: Path) -> dict[str, Any]:

@@ -16,11 +16,13 @@ import pytest
 import yaml
 
 from gateway.config import load_text
+from tests.support import parts
 
 ROOT = Path(__file__).parents[2]
 CHART = ROOT / "deploy/kubernetes/seawall"
 RENDERER = ROOT / "tests/support/helm/main.go"
 PACKAGES = ("golang-go", "golang-github-masterminds-sprig-dev", "golang-gopkg-yaml.v3-dev")
+SPRIG = Path("/usr/share/gocode/src/github.com/Masterminds/sprig")
 VERSION = "1.37"
 
 SHAPES: dict[str, dict[str, Any]] = {
@@ -84,9 +86,7 @@ def test_values_that_are_wrong_do_not_pass(over: dict[str, Any]) -> None:
 @pytest.fixture(scope="session")
 def renderer(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The program that renders as Helm does, built once."""
-    if shutil.which("go") is None or not Path("/usr/share/gocode/src/github.com/Masterminds/sprig").exists():
-        subprocess.run(["apt-get", "update", "-qq"], check=True)
-        subprocess.run(["apt-get", "install", "-y", "-qq", "--no-install-recommends", *PACKAGES], check=True)
+    parts.debian(*PACKAGES, there=lambda: shutil.which("go") is not None and SPRIG.exists())
     program = tmp_path_factory.mktemp("helm") / "render"
     environ = os.environ | {"GO111MODULE": "off", "GOPATH": "/usr/share/gocode", "GOFLAGS": ""}
     subprocess.run(["go", "build", "-o", program, RENDERER], check=True, env=environ)

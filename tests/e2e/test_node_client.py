@@ -11,17 +11,23 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.demo import Demo
+from tests.support import parts
 
 HERE = Path(__file__).parent / "node"
 
 
+def installed(home: Path) -> None:
+    home.mkdir()
+    shutil.copy(HERE / "package.json", home)
+    parts.run("npm", "install", "--prefix", home, "--no-audit", "--no-fund")
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("npm") is None, reason="needs Node.js and npm")
-def test_the_node_client_chats_streams_lists_and_draws(demo: Demo, tmp_path: Path) -> None:
-    for name in ("package.json", "client.mjs"):
-        shutil.copy(HERE / name, tmp_path)
-    subprocess.run(["npm", "install", "--silent", "--no-audit", "--no-fund"], cwd=tmp_path, check=True, timeout=300)
-    ran = subprocess.run(["node", "client.mjs", demo.url], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+def test_the_node_client_chats_streams_lists_and_draws(demo: Demo) -> None:
+    home = parts.once("node-client", (HERE / "package.json").read_text(), installed)
+    shutil.copy(HERE / "client.mjs", home)  # Node looks for packages beside the file
+    ran = subprocess.run(["node", "client.mjs", demo.url], cwd=home, capture_output=True, text=True, timeout=120)
     assert ran.returncode == 0, ran.stderr
     got = json.loads(ran.stdout)
     assert "eat" in got["chat"]

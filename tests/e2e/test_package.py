@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 import zipfile
 from pathlib import Path
 
 import pytest
+
+from tests.support import parts
 
 ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.slow
 def test_a_wheel_has_every_file_of_the_packages_and_the_manual(tmp_path: Path) -> None:
-    argv = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", tmp_path, ROOT]
+    python = parts.environment("packaging", "setuptools==84.2.1") / "python"
+    argv = [python, "-m", "pip", "wheel", "-q", "--no-build-isolation", "--no-deps", "-w", tmp_path, ROOT]
     subprocess.run(argv, check=True, capture_output=True, timeout=300)
     (wheel,) = tmp_path.glob("seawall-*.whl")
     with zipfile.ZipFile(wheel) as archive:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import re
 import shutil
 import subprocess
@@ -23,20 +22,6 @@ ROOT = Path(__file__).parents[2]
 PROMETHEUS = ROOT / "deploy" / "prometheus"
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def promtool() -> str:
-    """The path of promtool, installed as Debian's package `prometheus` where it is missing and that is possible."""
-    if shutil.which("promtool") is None:
-        if shutil.which("apt-get") is None or os.geteuid() != 0:
-            pytest.skip("promtool is missing: install Debian's package prometheus")
-        subprocess.run(["apt-get", "update", "-qq"], check=True, capture_output=True)
-        install = ["apt-get", "install", "-y", "-qq", "--no-install-recommends", "prometheus"]
-        subprocess.run(install, check=True, capture_output=True, env=os.environ | {"DEBIAN_FRONTEND": "noninteractive"})
-    found = shutil.which("promtool")
-    assert found is not None
-    return found
 
 
 def run(*command: object, cwd: Path = PROMETHEUS) -> subprocess.CompletedProcess[str]:

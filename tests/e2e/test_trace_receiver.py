@@ -5,31 +5,24 @@ from __future__ import annotations
 
 import asyncio
 import os
-import subprocess
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.support import parts
 from tests.support.fault_backend import FaultBackend
 from tests.support.gateway import running_gateway
 from tests.support.processes import Process, free_port, status_of, wait_until
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.nightly]
 PACKAGE = "arize-phoenix==20.26.1"
-HOME = Path.home() / ".cache" / "seawall" / "phoenix"
 
 
 @pytest.fixture(scope="module")
 def phoenix(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of one that runs, in an environment of its own that is made once and kept (some 850 MB)."""
-    stamp = HOME / f"{PACKAGE}.installed"
-    if not stamp.exists():
-        subprocess.run([sys.executable, "-m", "venv", "--clear", HOME], check=True)
-        subprocess.run([HOME / "bin" / "python", "-m", "pip", "install", "-q", PACKAGE], check=True)
-        stamp.touch()
+    """The address of one that runs, in an environment of its own (some 850 MB)."""
+    programs = parts.environment("phoenix", PACKAGE)
     port = free_port()
     settings = {
         "PHOENIX_HOST": "127.0.0.1",
@@ -39,7 +32,7 @@ def phoenix(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         "PHOENIX_TELEMETRY_ENABLED": "false",
     }
     url = f"http://127.0.0.1:{port}"
-    with Process([str(HOME / "bin" / "phoenix"), "serve"], env={**os.environ, **settings}):
+    with Process([str(programs / "phoenix"), "serve"], env={**os.environ, **settings}):
         wait_until(lambda: status_of(f"{url}/healthz") == 200, 180, "Phoenix")
         yield url
 

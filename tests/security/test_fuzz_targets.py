@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
 from tests.fuzz.__main__ import TARGETS, cases, run, target
+from tests.support import parts
 
 CASES = [(name, number) for name in TARGETS for number in range(len(cases(name)))]
 
@@ -23,15 +22,13 @@ def test_seeds_and_inputs_that_broke_something_hold_whole_and_cut_short(name: st
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.timeout(3600)
 @pytest.mark.skipif(sys.platform != "linux" or sys.version_info >= (3, 14), reason="no wheel of atheris")
 @pytest.mark.parametrize("name", TARGETS)
 def test_coverage_guided_fuzzing_finds_nothing(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """`SEAWALL_FUZZ` is how long, in seconds, for each target."""
-    where = Path.home() / ".cache" / "seawall" / "fuzz" / "packages"
-    if importlib.util.find_spec("atheris") is None and not (where / "atheris").exists():
-        install = [sys.executable, "-m", "pip", "install", "-q", "--target", str(where), "atheris==3.0.0"]
-        subprocess.run(install, check=True)
+    where = parts.folder("fuzz/packages", "atheris==3.0.0")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([*sys.path[:1], str(Path.cwd()), str(where)]))
     held, said = run(name, int(os.environ.get("SEAWALL_FUZZ", "20")))
     assert held, said[-5000:]

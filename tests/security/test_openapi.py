@@ -6,7 +6,6 @@ import asyncio
 import re
 import subprocess
 import sys
-import venv
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from jsonschema import Draft202012Validator
 from gateway.openapi import document
 from gateway.paths import DATA_PATHS
 from tests.integration.test_operations import config
+from tests.support import parts
 from tests.support.fault_backend import FaultBackend
 from tests.support.gateway import running_gateway
 
@@ -70,12 +70,8 @@ async def test_the_document_names_every_path_and_method_that_is_served() -> None
 
 @pytest.fixture(scope="module")
 def tools() -> Path:
-    """Schemathesis and a validator in an environment of their own, installed once."""
-    home = Path.home() / ".cache" / "seawall" / "venv-schemathesis"
-    if not (home / "bin" / "schemathesis").exists():
-        venv.create(home, with_pip=True)
-        subprocess.run([home / "bin" / "python", "-m", "pip", "install", "-q", *_TOOLS], check=True, timeout=500)
-    return home / "bin"
+    """The programs of Schemathesis and a validator, in an environment of their own."""
+    return parts.environment("schemathesis", *_TOOLS)
 
 
 @pytest.mark.slow

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import pytest
+from tests.support import parts
 
 _PACKAGES = ("chromium", "chromium-driver", "fonts-dejavu-core")
 _FLAGS = (
@@ -28,14 +26,8 @@ _FLAGS = (
 
 
 def install() -> None:
-    """Installs browser and driver where they are missing and this is a Debian that we are root of; else skips."""
-    if shutil.which("chromium") and shutil.which("chromedriver"):
-        return
-    if os.geteuid() != 0 or not shutil.which("apt-get"):
-        pytest.skip("needs chromium and chromium-driver")
-    environ = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-    for step in (["update", "-q"], ["install", "-y", "-q", "--no-install-recommends", *_PACKAGES]):
-        subprocess.run(["apt-get", *step], check=True, capture_output=True, timeout=400, env=environ)
+    """Installs browser and driver where they are missing; else skips."""
+    parts.debian(*_PACKAGES, there=lambda: bool(shutil.which("chromium") and shutil.which("chromedriver")))
 
 
 @contextmanager

@@ -1,22 +1,19 @@
 """transformers, installed beside the test environment, and models in its format made on the spot.
 
-It is 130 MB and would slow down every start of the image worker, so it is in a folder of its own under `SEAWALL_CACHE`
-(default `~/.cache/seawall`) that the tests of the text worker alone put on the path.
+It is 130 MB and would slow down every start of the image worker, so it is in a folder of its own that only the tests
+that need it put on the path.
 """
 
 from __future__ import annotations
 
-import fcntl
-import os
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
+from tests.support import parts
+
 VERSION = "5.24.0"
 #: What it needs and the test environment lacks.
-_PACKAGES = (f"transformers=={VERSION}", "regex")
+_PACKAGES = (f"transformers=={VERSION}", "regex==2026.11.15")
 _TEMPLATE = (
     "<|bos|>{% for message in messages %}<|{{ message['role'] }}|>{{ message['content'] }}<|end|>{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
@@ -24,18 +21,8 @@ _TEMPLATE = (
 
 
 def install() -> Path:
-    """The folder that has transformers, made the first time. Raises subprocess.CalledProcessError."""
-    cache = Path(os.environ.get("SEAWALL_CACHE", "~/.cache/seawall")).expanduser()
-    cache.mkdir(parents=True, exist_ok=True)
-    home = cache / f"transformers-{VERSION}"
-    with (cache / "transformers.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not (home / "complete").exists():
-            shutil.rmtree(home, ignore_errors=True)
-            options = ["-q", "--disable-pip-version-check", "--no-deps", "--target", str(home)]
-            subprocess.run([sys.executable, "-m", "pip", "install", *options, *_PACKAGES], check=True, timeout=600)
-            (home / "complete").touch()
-    return home
+    """The folder that has transformers. Skips where it cannot be installed."""
+    return parts.folder(f"transformers-{VERSION}", *_PACKAGES)
 
 
 def save_tide(folder: Path, name: str = "tide-mini") -> None:
