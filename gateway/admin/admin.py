@@ -53,7 +53,7 @@ class Admin:
         """All there is to show at once: the present, the last minutes, the last acts."""
         told = await self._all(history=True)
         own, *others = [one["history"] for one in told]
-        return {**self._present(told), "history": list(joined(own, others))}
+        return {**await self._present(told), "history": list(joined(own, others))}
 
     async def snapshot(self) -> bytes:
         """The event that a new page begins with."""
@@ -62,7 +62,7 @@ class Admin:
     async def refresh(self) -> None:
         """Shows the pages what an act has changed, without waiting for the next second."""
         if len(self.events):
-            self.events.publish(event("state", self._present(await self._all())))
+            self.events.publish(event("state", await self._present(await self._all())))
 
     async def tell(self, asker: int | None, history: bool = False, news: bool = False) -> dict[str, Any]:
         """What this process has for the pages of the worker `asker`: with the samples of the last minutes, or with the
@@ -110,7 +110,7 @@ class Admin:
         try:
             told = await self._all(news=True)
             tick = {
-                **self._present(told),
+                **await self._present(told),
                 "sample": shown([sample for one in told for sample in one["history"]]),
                 "requests": newest([one["news"] for one in told], "timestamp", 2 * _STORIES),
             }
@@ -124,9 +124,10 @@ class Admin:
         others = await self._gateway.peers.ask("page", asker=asker, **wanted)
         return [await self.tell(asker, **wanted), *others]
 
-    def _present(self, told: list[dict[str, Any]]) -> dict[str, Any]:
+    async def _present(self, told: list[dict[str, Any]]) -> dict[str, Any]:
         parts = [one["part"] for one in told]
-        return {**whole(self._gateway, parts), "acts": newest([one["acts"] for one in told], "at", _ACTS)}
+        gone = await self._gateway.peers.ask("gone")
+        return {**whole(self._gateway, parts, gone), "acts": newest([one["acts"] for one in told], "at", _ACTS)}
 
     def _news(self, asker: int | None) -> list[dict[str, Any]]:
         """Requests finished since `asker` last asked, newest first."""

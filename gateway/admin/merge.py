@@ -6,10 +6,12 @@ The worst, because some requests meet it; the page says how many of the workers 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import reduce
 from typing import Any
 
 from gateway.admin.stories import percentiles
 from gateway.processes.merge import ADDED, BREAKERS
+from gateway.processes.tally import added
 
 _STATUSES = ("healthy", "degraded", "critical")
 _LEVELS = ("full", "reduced", "minimal")
@@ -23,9 +25,10 @@ def backends(parts: Sequence[_Part]) -> list[dict[str, Any]]:
     return [_backend(seen) for seen in _by_name(part["backends"] for part in parts)]
 
 
-def routes(parts: Sequence[_Part]) -> list[dict[str, Any]]:
-    """Each route with the counts of all workers; a target is usable if every worker may ask it."""
-    return [_route(seen) for seen in _by_name(part["routes"] for part in parts)]
+def routes(parts: Sequence[_Part], gone: Mapping[str, _Part]) -> list[dict[str, Any]]:
+    """Each route with the counts of all workers, those `gone` included; a target is usable if every worker may ask
+    it."""
+    return [_route(seen, gone.get(seen[0]["name"])) for seen in _by_name(part["routes"] for part in parts)]
 
 
 def health(reports: Sequence[_Part]) -> dict[str, Any]:
@@ -86,17 +89,14 @@ def _lately(seen: Sequence[_Part]) -> dict[str, Any] | None:
     return {"ok": len(times), "failed": sum(part["failed"] for part in parts), **percentiles(times)}
 
 
-def _route(seen: Sequence[_Part]) -> dict[str, Any]:
-    errors: dict[str, int] = {}
-    for one in seen:
-        for kind, count in one["errors"].items():
-            errors[kind] = errors.get(kind, 0) + count
+def _route(seen: Sequence[_Part], gone: _Part | None) -> dict[str, Any]:
+    counted = reduce(added, [*seen, gone] if gone is not None else seen)
     unusable = {target["backend"] for one in seen for tier in one["tiers"] for target in tier if not target["usable"]}
     levels = [one["degradation"] for one in seen if one["degradation"] is not None]
     return {
         **seen[0],
-        **{name: sum(one[name] for one in seen) for name in ("ok", "retries", "queued")},
-        "errors": errors,
+        **{name: counted[name] for name in ("ok", "retries", "errors")},
+        "queued": sum(one["queued"] for one in seen),
         "tiers": [
             [{**target, "usable": target["backend"] not in unusable} for target in tier] for tier in seen[0]["tiers"]
         ],

@@ -16,9 +16,8 @@ from gateway.admin import merge
 from gateway.admin.stories import lately
 from gateway.errors.render import iso_timestamp
 from gateway.observe.error_stats import report_of
-from gateway.observe.metrics import RouteMetrics
+from gateway.processes.tally import answered
 from gateway.runtime import Route
-from policies.outcome import ErrorKind
 
 if TYPE_CHECKING:
     from backends.workers.supervisor import WorkerSnapshot
@@ -58,10 +57,15 @@ async def part(gateway: Gateway, workers: Workers | None) -> dict[str, Any]:
     }
 
 
-def whole(gateway: Gateway, parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The state of all worker processes, this one's part first; see `GET /admin/state` in the OpenAPI document."""
+def whole(
+    gateway: Gateway, parts: Sequence[Mapping[str, Any]], gone: Sequence[Mapping[str, Any]] = ()
+) -> dict[str, Any]:
+    """The state of all worker processes, this one's part first; see `GET /admin/state` in the OpenAPI document.
+
+    `gone` is what those that are gone had counted.
+    """
     clock = gateway.services.clock()
-    errors = report_of([one["errors"] for one in parts], clock)
+    errors = report_of([one["errors"] for one in (*parts, *gone)], clock)
     facts = ("worker", "pid", "uptime_seconds", "in_flight", "connections")
     return {
         "version": __version__,
@@ -76,7 +80,7 @@ def whole(gateway: Gateway, parts: Sequence[Mapping[str, Any]]) -> dict[str, Any
         **{name: sum(one[name] for one in parts) for name in ("in_flight", "queued", "connections")},
         "errors": {name: errors[name] for name in ("total_errors", "errors_last_minute", "by_type", "spikes")},
         "backends": merge.backends(parts),
-        "routes": merge.routes(parts),
+        "routes": merge.routes(parts, gone[0]["routes"] if gone else {}),
         "workers": sorted(({name: one[name] for name in facts} for one in parts), key=lambda one: one["worker"] or 0),
         "machine": _machine(gateway),
     }
@@ -113,7 +117,6 @@ def _backend(endpoint: Endpoint, now: float) -> dict[str, Any]:
 
 
 def _route(gateway: Gateway, route: Route, now: float) -> dict[str, Any]:
-    numbers: RouteMetrics = gateway.metrics.route(route.name)
     policy = route.policy
     written = next(found for found in gateway.runtime.config.routes if found.name == route.name)
     return {
@@ -130,9 +133,7 @@ def _route(gateway: Gateway, route: Route, now: float) -> dict[str, Any]:
             ]
             for tier in route.tiers
         ],
-        "ok": numbers.ok,
-        "errors": {kind.value: count for kind, count in numbers.errors.items() if count and _is_error(kind)},
-        "retries": numbers.retries,
+        **answered(gateway.metrics.route(route.name)),
         "queued": len(route.room),
         "degradation": _degradation(route),
     }
@@ -172,10 +173,6 @@ def _routes_by_backend(routes: Sequence[Route]) -> dict[str, list[str]]:
         for name in dict.fromkeys(candidate.name for tier in route.tiers for candidate in tier):
             found.setdefault(name, []).append(route.name)
     return found
-
-
-def _is_error(kind: ErrorKind) -> bool:
-    return kind is not ErrorKind.CLIENT_DISCONNECTED
 
 
 def _rounded(seconds: float | None) -> float | None:

@@ -71,6 +71,18 @@ class _Hour:
             return sum(self._counts)
         return sum(self._counts[slot % _HOUR] for slot in range(self._slot - slots + 1, self._slot + 1))
 
+    def export(self) -> list[list[int]]:
+        """[slot, events] of those that have any; slots are counted since the epoch."""
+        slots = range(max(0, self._slot - _HOUR + 1), self._slot + 1)
+        return [[slot, count] for slot in slots if (count := self._counts[slot % _HOUR])]
+
+    def absorb(self, exported: Iterable[Sequence[int]]) -> None:
+        """Adds another's events, as it exported them; what is over an hour old is left out."""
+        for slot, count in exported:
+            self._advance(slot * _SLOT)
+            if slot > self._slot - _HOUR:
+                self._counts[slot % _HOUR] += count
+
     def _advance(self, now: float) -> None:
         slot = int(now // _SLOT)
         if slot > self._slot:  # a clock set back leaves the events in the newest slot
@@ -117,6 +129,30 @@ class ErrorStats:
                 for (kind, operation), (count, seen) in self._patterns.items()
             ],
         }
+
+    def export(self) -> dict[str, Any]:
+        """All that is known, as JSON values; see `absorb`."""
+        return {
+            "started": self._started,
+            "requests": self._requests.export(),
+            "by_kind": {kind.value: hour.export() for kind, hour in self._by_kind.items()},
+            "totals": {kind.value: count for kind, count in self._totals.items()},
+            "patterns": [[kind.value, operation, *seen] for (kind, operation), seen in self._patterns.items()],
+        }
+
+    def absorb(self, exported: Mapping[str, Any]) -> None:
+        """Adds what another process exported before it ended."""
+        self._started = min(self._started, exported["started"])
+        self._requests.absorb(exported["requests"])
+        for name, hour in exported["by_kind"].items():
+            self._by_kind.setdefault(ErrorKind(name), _Hour(self._started)).absorb(hour)
+        for name, count in exported["totals"].items():
+            kind = ErrorKind(name)
+            self._totals[kind] = self._totals.get(kind, 0) + count
+        for name, operation, count, seen in exported["patterns"]:
+            pattern = ErrorKind(name), operation
+            before = self._patterns.get(pattern, (0, 0.0))
+            self._patterns[pattern] = before[0] + count, max(before[1], seen)
 
     def report(self, now: float | None = None) -> dict[str, Any]:
         """Totals are since the start. `error_rate_per_minute` is the last minute's, `error_rate_per_hour` the last

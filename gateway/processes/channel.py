@@ -13,6 +13,8 @@ from typing import Any
 
 import orjson
 
+from backends.held_up import patient_timeout
+
 #: Bytes of a message; more than any snapshot of the metrics has.
 MAX_MESSAGE = 256 * 2**20
 #: Handles (operation, arguments) and gives the answer, a JSON value.
@@ -51,7 +53,7 @@ class Channel:
         answer = self._waiting[number] = asyncio.get_running_loop().create_future()
         try:
             self._send({"ask": number, "op": operation, "args": arguments or {}})
-            async with asyncio.timeout(timeout):
+            async with patient_timeout(timeout):
                 return await answer
         except TimeoutError:
             raise PeerError(f"no answer to '{operation}' within {timeout:g} s") from None

@@ -11,16 +11,18 @@ from typing import Any
 
 from gateway.observe.exposition import Snapshot
 from gateway.processes.channel import Channel
+from gateway.processes.tally import Tally
 
 Asked = Callable[["Child", str, dict[str, Any]], Awaitable[Any]]
 
 
 class Child:
-    """One process. `ended` is done when it is gone; `metrics` are the numbers it last told."""
+    """One process. `ended` is done when it is gone; `metrics` and `tally` are the numbers it last told."""
 
     def __init__(self, number: int, process: asyncio.subprocess.Process) -> None:
         self.number = number
         self.metrics: Snapshot = {}
+        self.tally: Tally = {}
         self.retired = False  # its numbers are in the totals
         self.channel: Channel = None  # type: ignore[assignment]  # set by spawn
         self._process = process

@@ -27,6 +27,7 @@ from gateway.processes.acts import Acts
 from gateway.processes.channel import PeerError
 from gateway.processes.child import Child
 from gateway.processes.peers import PATIENCE
+from gateway.processes.tally import Gone
 from gateway.processes.totals import Totals
 
 #: No limit to the failures in a row: a port without workers is of no use to anyone.
@@ -77,6 +78,7 @@ class Parent:
         self._slots = [Slot(number) for number in range(len(sockets))]
         self._leaving: set[Child] = set()
         self._totals = Totals()
+        self._gone = Gone()
         self._acts = Acts()
         self._restarts = 0
         self._revision = 0
@@ -209,6 +211,7 @@ class Parent:
     def _retire(self, child: Child) -> None:
         child.retired = True
         self._totals.retire(child.metrics)
+        self._gone.add(child.tally)
 
     async def roll(self) -> None:
         """Replaces one worker after the other; each goes when its successor serves."""
@@ -268,17 +271,20 @@ class Parent:
                 if not self._stopping and self._slots[child.number].current is child:
                     self._slots[child.number].replace.set()
             case "last":
-                child.metrics = arguments["metrics"]
+                child.metrics, child.tally = arguments["metrics"], arguments["tally"]
         return None
 
     async def _others(self, asker: Child, operation: str, arguments: dict[str, Any]) -> list[Any]:
+        if operation == "gone":
+            return [self._gone.told()]
         own: Snapshot | None = arguments.pop("own", None)
         if operation == "act":
             self._acts.remember(**arguments)
         others = [child for child in (*self._serving, *self._leaving) if child is not asker]
         found = await asyncio.gather(*(self._ask(child, operation, arguments) for child in others))
         if operation != "metrics" or own is None:
-            return [answer for answer in found if answer is not None]
+            answers = [answer for answer in found if answer is not None]
+            return [*answers, self._gone.errors()] if operation == "errors" else answers
         asker.metrics = own
         for child, answer in zip(others, found, strict=True):
             if answer is not None and not child.retired:
@@ -307,7 +313,7 @@ class Parent:
 
     async def _pulse(self, child: Child) -> None:
         try:
-            await child.channel.ask("pulse", timeout=_HUNG)
+            child.tally = await child.channel.ask("pulse", timeout=_HUNG)
         except PeerError as error:
             if child.alive and not self._stopping:
                 self._log.error("worker_hangs", worker=child.number, pid=child.pid, reason=str(error))

@@ -22,6 +22,7 @@ from gateway.processes.answers import OPERATIONS
 from gateway.processes.channel import Channel, PeerError
 from gateway.processes.handover import Handover
 from gateway.processes.peers import Siblings
+from gateway.processes.tally import tally
 from gateway.runtime import Runtime
 
 
@@ -137,8 +138,9 @@ class Worker:
         else:
             self._running.server.keep_none()
 
-    async def _do_pulse(self) -> None:
-        """Its loop turns, as this ran."""
+    async def _do_pulse(self) -> dict[str, Any]:
+        """Its loop turns, as this ran; tells what it has answered so far."""
+        return tally(self._running)
 
     async def _do_hurry(self) -> None:
         self._running.hurry()
@@ -151,7 +153,7 @@ class Worker:
             try:
                 await stopping
             finally:
-                self._channel.tell("last", {"metrics": self._running.metrics.snapshot()})
+                self._channel.tell("last", {"metrics": self._running.metrics.snapshot(), "tally": tally(self._running)})
                 self._done.set()
 
         self._stopping = asyncio.get_running_loop().create_task(run())

@@ -89,6 +89,27 @@ async def test_a_worker_that_is_killed_takes_nothing_with_it_and_comes_back(
         assert await gateway.sample("seawall_worker_restarts_total") == 1
 
 
+async def test_what_a_worker_that_is_gone_has_answered_stays_on_the_page_and_in_the_errors(
+    backend: FaultProcess, tmp_path: Path
+) -> None:
+    path = tmp_path / "gateway.yaml"
+    path.write_text(gateway_yaml(backend, server=TWO))
+    with Serving(path, free_port()) as gateway:
+        assert [await ask(gateway.url) for _ in range(12)] == [200] * 12
+        assert [await ask(gateway.url, model="nope") for _ in range(6)] == [404] * 6
+        leaves = (await gateway.workers())[0]
+        os.kill(leaves, signal.SIGTERM)  # it is replaced
+        async with asyncio.timeout(20):
+            while alive(leaves):  # noqa: ASYNC110 - it is another process
+                await asyncio.sleep(0.05)
+        for _ in range(4):  # whichever answers
+            state = await gateway.get("/admin/state")
+            assert sum(route["ok"] for route in state["routes"]) == 12
+            assert state["errors"]["by_type"] == {"model_not_found": 6}
+            assert (await gateway.get("/errors"))["by_type"] == {"model_not_found": 6}
+            assert await gateway.sample("seawall_requests_total", route="tiny", outcome="ok") == 12
+
+
 @pytest.mark.slow
 async def test_a_worker_that_hangs_is_replaced(backend: FaultProcess, tmp_path: Path) -> None:
     path = tmp_path / "gateway.yaml"

@@ -90,10 +90,17 @@ def route(usable: bool = True, degradation: str | None = None) -> dict[str, Any]
 
 
 def test_routes_counts_add_up_and_their_worst_level_is_shown() -> None:
-    (one,) = merge.routes([{"routes": [route(degradation="full")]}, {"routes": [route(False, "minimal")]}])
+    (one,) = merge.routes([{"routes": [route(degradation="full")]}, {"routes": [route(False, "minimal")]}], {})
     assert (one["ok"], one["retries"], one["queued"], one["errors"]) == (10, 2, 4, {"out_of_memory": 2})
     assert one["degradation"] == "minimal"
     assert one["tiers"][0][0]["usable"] is False
+
+
+def test_routes_keep_what_workers_that_are_gone_have_counted() -> None:
+    gone = {"r": {"ok": 7, "retries": 2, "errors": {"out_of_memory": 1, "rate_limited": 3}}, "of old": {}}
+    (one,) = merge.routes([{"routes": [route()]}], gone)
+    assert (one["ok"], one["retries"], one["queued"]) == (12, 3, 2)
+    assert one["errors"] == {"out_of_memory": 2, "rate_limited": 3}
 
 
 def test_health_is_the_worst_of_each_check() -> None:

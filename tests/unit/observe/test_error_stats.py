@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 
+import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,6 +11,7 @@ from gateway.observe.error_stats import ErrorStats, operation_for
 from policies.outcome import ErrorKind
 
 OVERLOADED, TIMEOUT = ErrorKind.MODEL_OVERLOADED, ErrorKind.INFERENCE_TIMEOUT
+OOM = ErrorKind.OUT_OF_MEMORY
 CHAT, IMAGES = "/v1/chat/completions", "/v1/images/generations"
 
 
@@ -119,6 +121,32 @@ def test_one_kinds_spike_is_not_hidden_by_anothers_steady_rate(stats: ErrorStats
     record(stats, 50)
     record(stats, 12, TIMEOUT)
     assert [spike["error_type"] for spike in stats.report()["spikes"]] == ["inference_timeout"]
+
+
+def test_what_another_process_exported_counts_as_if_it_had_been_counted_here(stats: ErrorStats, clock: Clock) -> None:
+    other, here = ErrorStats(clock), ErrorStats(clock)
+    for seconds, kind in [(0, OOM), (40, None), (1000, TIMEOUT), (2000, OOM), (15, None)]:
+        clock.now += seconds
+        for each in (other, here):
+            each.record(kind, "/v1/completions")
+    clock.now += 5
+    for kind in (OOM, None):
+        stats.record(kind, "/generate")
+        here.record(kind, "/generate")
+    stats.absorb(orjson.loads(orjson.dumps(other.export())))
+    for later in (0, 30, 100, 1000, 1200, 3600, 90_000):
+        clock.now += later
+        assert stats.report() == here.report()
+
+
+def test_what_is_long_over_is_not_absorbed_into_the_rates(stats: ErrorStats, clock: Clock) -> None:
+    other = ErrorStats(clock)
+    other.record(OOM, "/v1/completions")
+    clock.now += 7200
+    stats.record(TIMEOUT, "/v1/completions")
+    stats.absorb(other.export())
+    report = stats.report()
+    assert (report["total_errors"], report["errors_last_hour"], report["requests_last_hour"]) == (2, 1, 1)
 
 
 def test_a_clock_set_back_loses_nothing(stats: ErrorStats, clock: Clock) -> None:

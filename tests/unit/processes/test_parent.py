@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from gateway.config import load_text
+from gateway.observe.error_stats import ErrorStats
 from gateway.processes.parent import Parent, log_lock
 
 TEXT = "backends: {a: {url: 'http://127.0.0.1:1'}}\nroutes: [{model: m, backends: [a]}]\n"
@@ -67,3 +68,16 @@ async def test_a_task_that_fails_is_logged(parent: Parent, log: Log) -> None:
     await asyncio.sleep(0)
     [(event, fields)] = log.lines
     assert (event, str(fields["exc_info"])) == ("internal_error", "x")
+
+
+async def test_what_a_worker_told_with_its_pulse_outlives_it(parent: Parent) -> None:
+    async def pulse(operation: str, timeout: float = 0.0) -> Any:
+        return {"errors": ErrorStats().export(), "routes": {"m": {"ok": 3, "retries": 0, "errors": {}}}}
+
+    child: Any = SimpleNamespace(channel=SimpleNamespace(ask=pulse), metrics={}, tally={}, alive=True, retired=False)
+    await parent._pulse(child)
+    parent._retire(child)
+    [gone] = await parent._asked(child, "others", {"op": "gone", "args": {}})
+    assert gone["routes"]["m"]["ok"] == 3
+    [errors] = await parent._asked(child, "others", {"op": "errors", "args": {}})
+    assert errors["totals"] == {}
