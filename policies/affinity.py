@@ -21,9 +21,6 @@ if TYPE_CHECKING:
 SLACK = 1.25
 #: Up to this many in flight per unit of weight it is not flooded, whatever its share: idle times keep their cache hits.
 FREE = 4
-#: vLLM caches blocks of 16 tokens; a block of this many bytes of text is a few of those.
-PREFIX_BLOCK = 256
-PREFIX_BLOCKS = 4
 _MASK = 0xFFFFFFFFFFFFFFFF
 _UNIT = 1.0 / (1 << 52)
 
@@ -71,17 +68,6 @@ class ConsistentHash:
         mixed = ((mixed ^ (mixed >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
         mixed = ((mixed ^ (mixed >> 27)) * 0x94D049BB133111EB) & _MASK
         return ((mixed ^ (mixed >> 31)) >> 12) * _UNIT + _UNIT / 2
-
-
-def prefix_key(prompt: bytes) -> bytes | None:
-    """The key of a prompt: its first whole blocks, at most `PREFIX_BLOCKS`, or all of a short one. None for none.
-
-    Give it only what stays the same as a conversation grows (system prompt and first message), or each turn of it may
-    have another key until it is `PREFIX_BLOCKS` long.
-    """
-    if len(prompt) < PREFIX_BLOCK:
-        return prompt or None
-    return prompt[: min(len(prompt) // PREFIX_BLOCK, PREFIX_BLOCKS) * PREFIX_BLOCK]
 
 
 def _hash(data: bytes) -> int:

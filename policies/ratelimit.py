@@ -1,4 +1,4 @@
-"""Rate limits of one API key: requests and tokens a minute, and requests at a time."""
+"""Rate limits of one API key: requests and tokens a minute."""
 
 from __future__ import annotations
 
@@ -63,24 +63,3 @@ class RateLimit:
         """How it stands."""
         reset = self.reset(now)
         return Quota(self.limit, max(0, int((PERIOD - reset) / self._interval + _ROUNDING)), reset)
-
-
-class ConcurrencyCap:
-    """At most `limit` requests at a time."""
-
-    __slots__ = ("in_flight", "limit")
-
-    def __init__(self, limit: int) -> None:
-        self.limit = limit
-        self.in_flight = 0
-
-    def try_enter(self) -> bool:
-        """Takes a place if there is one; give it back with `leave`."""
-        if self.in_flight >= self.limit:
-            return False
-        self.in_flight += 1
-        return True
-
-    def leave(self) -> None:
-        assert self.in_flight > 0
-        self.in_flight -= 1

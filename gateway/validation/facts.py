@@ -79,20 +79,6 @@ class Facts:
         return self.n > 1 or (isinstance(prompt, list) and len(prompt) > 1 and type(prompt[0]) is not int)
 
     @property
-    def has_tools(self) -> bool:
-        return bool(self.field("tools"))
-
-    @property
-    def has_logprobs(self) -> bool:
-        """Whether log probabilities are asked for; 0, of a completion, asks for the chosen tokens'."""
-        value = self.field("logprobs")
-        return value is not None and value is not False
-
-    @property
-    def has_response_format(self) -> bool:
-        return self.field("response_format") is not None
-
-    @property
     def steps(self) -> int | None:
         """Denoising steps asked of an image model."""
         value = self.field("num_inference_steps") or self.field("steps")
@@ -114,7 +100,8 @@ class Facts:
         return ()
 
     def prefix(self, limit: int = 1024) -> bytes:
-        """The first bytes of what the model reads, equal for requests that can share a prefix cache."""
+        """The first bytes of what the model reads, equal for requests that can share a prefix cache, such as the turns of
+        a conversation."""
         return b""
 
 
@@ -177,10 +164,10 @@ class JsonFacts(Facts):
         return self._input_chars
 
     def prefix(self, limit: int = 1024) -> bytes:
-        """System prompt and first messages, or the prompt's text or token ids, as bytes."""
+        """System prompt and messages up to the user's first, or the prompt's text or token ids, as bytes."""
         parts: list[str] = []
         for name in ("system", *self.endpoint.text):
-            _collect(self.document.get(name), limit, parts)
+            _collect(_opening(self.document.get(name)), limit, parts)
             if sum(map(len, parts)) >= limit:
                 break
         return "\n".join(parts).encode()[:limit]
@@ -197,6 +184,14 @@ def _chars(value: Any) -> int:
     if isinstance(value, dict):
         return _chars(value.get("content")) + _chars(value.get("text"))
     return 0
+
+
+def _opening(value: Any) -> Any:
+    """Of a conversation's messages those that stay its first as it grows: else each turn would have another prefix."""
+    if not isinstance(value, list) or not value or type(value[0]) is int:
+        return value
+    turns = (place for place, item in enumerate(value, 1) if isinstance(item, dict) and item.get("role") == "user")
+    return value[: next(turns, len(value))]
 
 
 def _collect(value: Any, limit: int, parts: list[str]) -> None:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policies.affinity import FREE, PREFIX_BLOCK, PREFIX_BLOCKS, SLACK, ConsistentHash, prefix_key
+from policies.affinity import FREE, SLACK, ConsistentHash
 from policies.balance import LeastLoad
 
 
@@ -95,23 +95,3 @@ def test_without_a_key_load_decides() -> None:
     busy, idle = Place("a"), Place("b")
     busy.in_flight = 1
     assert ConsistentHash(LeastLoad()).pick([busy, idle], 0.0, RNG) is idle
-
-
-@pytest.mark.parametrize(
-    ("length", "kept"),
-    [
-        (1, 1),
-        (PREFIX_BLOCK - 1, PREFIX_BLOCK - 1),
-        (PREFIX_BLOCK, PREFIX_BLOCK),
-        (2 * PREFIX_BLOCK - 1, PREFIX_BLOCK),
-        (2 * PREFIX_BLOCK, 2 * PREFIX_BLOCK),
-        (100 * PREFIX_BLOCK, PREFIX_BLOCKS * PREFIX_BLOCK),
-    ],
-)
-def test_a_prompt_is_known_by_its_first_whole_blocks(length: int, kept: int) -> None:
-    prompt = bytes(n % 251 for n in range(length))
-    assert prefix_key(prompt) == prompt[:kept]
-
-
-def test_an_empty_prompt_has_no_key() -> None:
-    assert prefix_key(b"") is None

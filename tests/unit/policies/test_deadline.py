@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policies.deadline import MAX_TIMEOUT, Deadline, Quickest, parse_timeout
+from policies.deadline import MAX_TIMEOUT, Quickest, parse_timeout
 
 
 @pytest.mark.parametrize(
@@ -45,37 +45,6 @@ def test_only_plain_positive_decimals_are_timeouts(value: str | None, seconds: f
 def test_whatever_comes_is_a_usable_number_or_none(value: str) -> None:
     seconds = parse_timeout(value)
     assert seconds is None or (0 < seconds <= MAX_TIMEOUT and math.isfinite(seconds))
-
-
-@pytest.mark.parametrize(
-    ("requested", "at", "by_client"),
-    [(None, 110.0, False), (4.0, 104.0, True), (10.0, 110.0, True), (60.0, 110.0, False)],
-)
-def test_a_client_can_shorten_the_deadline_but_not_extend_it(
-    requested: float | None, at: float, by_client: bool
-) -> None:
-    deadline = Deadline(100.0, 10.0, requested)
-    assert (deadline.at, deadline.by_client) == (at, by_client)
-
-
-def test_steps_are_bounded_by_what_is_left() -> None:
-    deadline = Deadline(0.0, 10.0)
-    assert deadline.bound(2.0, 5.0) == 5.0
-    assert deadline.bound(8.0, 5.0) == 2.0
-    assert deadline.bound(11.0, 5.0) == 0.0
-    assert [deadline.expired(t) for t in (9.9, 10.0)] == [False, True]
-
-
-def test_nothing_is_started_that_cannot_finish() -> None:
-    deadline = Deadline(0.0, 10.0)
-    assert deadline.can_start(7.9, 2.0)
-    assert not deadline.can_start(8.0, 2.0)
-
-
-def test_the_next_hop_is_told_what_is_left() -> None:
-    deadline = Deadline(0.0, 10.0)
-    assert deadline.header_value(7.5) == "2.500"
-    assert parse_timeout(deadline.header_value(20.0)) == 0.001
 
 
 def test_the_quickest_is_the_least_of_the_latest_answers_and_nothing_until_there_are_some() -> None:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policies.ratelimit import PERIOD, ConcurrencyCap, Quota, RateLimit
+from policies.ratelimit import PERIOD, Quota, RateLimit
 
 
 def test_a_full_minute_may_come_at_once_and_then_at_the_rate() -> None:
@@ -71,10 +71,3 @@ def test_retry_after_is_when_it_works(rate: int, used: int, now: float) -> None:
         limit.try_take(now)
     wait = limit.retry_after(now)
     assert limit.try_take(now + wait)
-
-
-def test_so_many_at_a_time() -> None:
-    cap = ConcurrencyCap(2)
-    assert [cap.try_enter() for _ in range(3)] == [True, True, False]
-    cap.leave()
-    assert cap.try_enter()

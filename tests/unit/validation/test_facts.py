@@ -29,7 +29,6 @@ def test_facts_of_a_plain_chat() -> None:
     facts = chat()
     assert (facts.model, facts.stream, facts.max_tokens, facts.max_tokens_field, facts.n) == ("m", False, None, None, 1)
     assert (facts.temperature, facts.seed) == (None, None)
-    assert [facts.has_tools, facts.has_logprobs, facts.has_response_format] == [False] * 3
 
 
 def test_facts_of_a_full_chat() -> None:
@@ -39,7 +38,6 @@ def test_facts_of_a_full_chat() -> None:
     )  # fmt: skip
     assert (facts.stream, facts.max_tokens, facts.max_tokens_field, facts.n) == (True, 7, "max_completion_tokens", 3)
     assert (facts.temperature, facts.seed) == (0.0, 5)
-    assert [facts.has_tools, facts.has_logprobs, facts.has_response_format] == [True] * 3
 
 
 @pytest.mark.parametrize(
@@ -86,6 +84,22 @@ def test_prefixes_are_equal_where_the_first_text_is() -> None:
     assert one == other
     assert len(one) == 80
     assert chat().prefix() != chat(messages=[system]).prefix()
+
+
+@pytest.mark.parametrize(
+    ("path", "name", "fields"),
+    [
+        (CHAT, "messages", {}),
+        ("/v1/responses", "input", {"instructions": "be brief"}),
+        ("/v1/messages", "messages", {"system": "be brief", "max_tokens": 9}),
+    ],
+)
+def test_the_turns_of_a_conversation_have_one_prefix(path: str, name: str, fields: dict[str, Any]) -> None:
+    turns: list[dict[str, str]] = [{"role": "user", "content": "hi"}]
+    first = parse(path, **{"model": "m", name: list(turns), **fields}).prefix()
+    turns += [{"role": "assistant", "content": "hello"}, {"role": "user", "content": "go on"}]
+    assert parse(path, **{"model": "m", name: turns, **fields}).prefix() == first
+    assert parse(path, **{"model": "m", name: turns[2:], **fields}).prefix() != first
 
 
 @pytest.mark.parametrize(
