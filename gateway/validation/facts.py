@@ -100,8 +100,8 @@ class Facts:
         return ()
 
     def prefix(self, limit: int = 1024) -> bytes:
-        """The first bytes of what the model reads, equal for requests that can share a prefix cache, such as the turns of
-        a conversation."""
+        """The first bytes of what the model reads, equal for requests that can share a prefix cache, as the turns of a
+        conversation can."""
         return b""
 
 
