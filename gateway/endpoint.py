@@ -322,7 +322,7 @@ class Endpoint:
 
         An ejected one loses what it was doing: those requests go elsewhere. One that is back has its circuit closed.
         """
-        if service is Service.ACTIVE and self.service is not Service.ACTIVE:
+        if service is Service.ACTIVE:
             self.breaker.reset(now)
         self.service = service
         self.in_service = self.healthy and service is Service.ACTIVE

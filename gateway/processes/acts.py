@@ -6,8 +6,8 @@ from collections.abc import Iterable
 
 #: Backends remembered at most; of more, the oldest acts are forgotten.
 _MOST = 1000
-#: Acts after which nothing is left to be told.
-_UNDOING = frozenset({"restore", "breaker/reset"})
+#: Acts after which nothing is left to be told, and of which kinds.
+_UNDOING = {"restore": ("service", "breaker"), "breaker/reset": ("breaker",)}
 
 
 class Acts:
@@ -19,7 +19,8 @@ class Acts:
     def remember(self, verb: str, backend: str) -> None:
         """Takes note of an act."""
         kind = "breaker" if verb.startswith("breaker/") else "service"
-        self._acts.pop((kind, backend), None)
+        for each in _UNDOING.get(verb, (kind,)):
+            self._acts.pop((each, backend), None)
         if verb not in _UNDOING:
             self._acts[kind, backend] = verb
         while len(self._acts) > _MOST:

@@ -134,6 +134,8 @@ async def test_a_circuit_is_held_open_until_it_is_closed() -> None:
         assert {(await gateway.chat()).headers["x-seawall-backend"] for _ in range(6)} == {"b1"}
         assert (await act(gateway, f"{ACT}/breaker/reset")).json["endpoint"]["breaker"] == "closed"
         assert (await backend(gateway))["breaker"]["forced"] is False
+        await act(gateway, f"{ACT}/breaker/open")
+        assert (await act(gateway, f"{ACT}/restore")).json["endpoint"]["breaker"] == "closed"
 
 
 async def test_what_operators_said_survives_a_reload_that_changes_the_backend(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from gateway.processes.merge import merge_endpoints
         ([("drain", "a")], [("drain", "a")]),
         ([("drain", "a"), ("eject", "a")], [("eject", "a")]),
         ([("drain", "a"), ("restore", "a")], []),
+        ([("breaker/open", "a"), ("drain", "a"), ("drain", "b"), ("restore", "a")], [("drain", "b")]),
         ([("breaker/open", "a"), ("drain", "a"), ("breaker/reset", "a")], [("drain", "a")]),
         ([("drain", "b"), ("breaker/open", "a")], [("drain", "b"), ("breaker/open", "a")]),
     ],
