@@ -236,7 +236,7 @@ class Gateway:
     def prepare(self, config: Config) -> Runtime:
         """Builds another configuration beside the one that is served. Raises OSError when a file cannot be read."""
         if config.state.redis is not None:
-            check_client()
+            check_client(config.state.redis.get_secret_value())
         check_discovery(config)
         return build(config, self.runtime, self._random, self.discovery.found)
 

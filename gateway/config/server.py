@@ -1,6 +1,7 @@
 """Sections about the process itself: server, auth, alerts, observability, state."""
 
 from typing import Annotated, Any
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, model_validator
 
@@ -236,6 +237,10 @@ class ObservabilityConfig(Section):
 def _redis(value: SecretStr) -> SecretStr:
     if not value.get_secret_value().startswith(("redis://", "rediss://", "unix://")):
         raise invalid("must be a redis://, rediss:// or unix:// URL")
+    try:
+        _ = urlsplit(value.get_secret_value()).port
+    except ValueError:
+        raise invalid("the URL is malformed", "such as redis://10.0.0.9:6379/0") from None
     return value
 
 

@@ -122,10 +122,16 @@ return cjson.encode(out)
 """
 
 
-def check_client() -> None:
-    """Raises OSError when the client library is not installed."""
+def check_client(url: str) -> None:
+    """Raises OSError when the client library is not installed, or does not take the URL."""
     if importlib.util.find_spec("redis") is None:
         raise OSError(0, "state.redis needs the client: pip install 'seawall[redis]'", "redis")
+    from redis.asyncio.connection import parse_url
+
+    try:
+        parse_url(url)
+    except ValueError:  # whose text may hold the URL's password
+        raise OSError(0, "is not a URL that the client takes", "state.redis") from None
 
 
 class SharedState:
@@ -134,8 +140,8 @@ class SharedState:
     def __init__(
         self, url: str, namespace: str, runtime: Callable[[], Runtime], metrics: StateMetrics, log: Any
     ) -> None:
-        """Raises OSError when the client library is not installed."""
-        check_client()
+        """Raises OSError as `check_client` does."""
+        check_client(url)
         from redis.asyncio import Redis
         from redis.asyncio.retry import Retry
         from redis.backoff import NoBackoff

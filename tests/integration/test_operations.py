@@ -95,6 +95,22 @@ async def test_a_reload_changes_an_endpoints_times_and_leaves_its_state(tmp_path
             assert (endpoint.pool.connect_timeout, endpoint.progress.window) == (3.0, 300.0)
 
 
+async def test_a_reload_with_a_url_that_the_redis_client_does_not_take_changes_nothing(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    async with FaultBackend() as one, FaultBackend() as two:
+        path = tmp_path / "gateway.yaml"
+        manual = config(one, server="watch: false")
+        path.write_text(manual)
+        async with running_gateway(manual, path) as gateway:
+            path.write_text(config(one, two, server="watch: false", more="state: {redis: 'redis://u:pw@h/0?db=x'}"))
+            assert gateway.gateway.reload() is False
+            assert set(gateway.gateway.runtime.endpoints) == {"b0"}
+    said = capfd.readouterr().out
+    assert "state.redis: is not a URL that the client takes" in said
+    assert "pw@" not in said
+
+
 async def test_the_operations_answers_hold_the_contract() -> None:
     async with FaultBackend() as backend, running_gateway(config(backend)) as gateway:
         answer = await gateway.chat(headers={"X-Correlation-ID": "story-1"})

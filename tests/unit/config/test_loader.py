@@ -86,6 +86,7 @@ def lines(text, environ=None):
         ),
         ("policies: {'a b': {}}", "g.yaml:5:12: policies['a b']: is not a name (names are "),
         ("state: {redis: 'http://x'}", "g.yaml:5:16: state.redis: must be a redis://, rediss:// or unix:// URL"),
+        ("state: {redis: 'redis://u:pw@x:y'}", "g.yaml:5:16: state.redis: the URL is malformed (such as redis://"),
         ("state: {redis: ${X}}", "g.yaml:5:17: expected ',' or '}', but got '{', while parsing a flow mapping "
          '(inside {...} and [...] put ${VAR} in quotes: "${VAR}")'),
         ("state:\n  redis: ${X}", "g.yaml:6:10: state.redis: the environment variable X is not set "
