@@ -141,6 +141,52 @@ def test_one_that_lost_what_it_came_out_for_is_first_again_though_the_room_is_fu
     assert [entry.item for entry in queue.expire(5.0)] == ["a1"]  # it has no more time than it had
 
 
+def test_one_that_had_no_use_for_what_was_free_goes_behind_the_others_and_keeps_its_time() -> None:
+    queue = room()
+    fill(queue, "5a1", "5a2", "5b1", "3a1")
+    first = queue.next_ready(0.0)
+    assert first is not None
+    assert first.item == "5a1"
+    queue.put_back(first)
+    assert (len(queue), first.queued, first.since) == (4, True, 0.0)
+    assert drained(queue) == ["5b1", "5a2", "5a1", "3a1"]
+    queue.put_back(first)
+    assert queue.next_expiry() == 10.0
+    assert [entry.item for entry in queue.expire(10.0)] == ["5a1"]
+    queue.put_back(first)
+    assert queue.cancel(first)
+    assert len(queue) == 0
+
+
+@pytest.mark.parametrize(("priority", "refused"), [(-1, True), (3, True), (4, False), (99, False)])
+def test_who_would_be_refused_is_known_before(priority: int, refused: bool) -> None:
+    queue = room(max_queue=2)
+    assert not queue.refuses(priority, "b")
+    fill(queue, "3a1", "3b1")
+    assert queue.refuses(priority, "b") is refused
+    assert (queue.enqueue("new", priority, "b", 0.0, FAR)[0] is None) is refused
+
+
+def test_room_is_made_to_even_the_shares_only_by_more_than_one() -> None:
+    for waiting, shed in (("5a1 5a2 5b1", None), ("5a1 5a2 5a3", "5a3"), ("5a1 5a2 5a3 5b1", "5a3")):
+        queue = room(max_queue=len(waiting.split()))
+        fill(queue, *waiting.split())
+        _, dropped = queue.enqueue("5b9", 5, "b", 0.0, FAR)
+        assert (dropped.item if dropped is not None else None) == shed
+
+
+def test_the_rate_is_measured_anew_when_there_is_someone_to_be_served_again() -> None:
+    queue = room()
+    for n in range(20):
+        queue.served(n / 10)
+    queue.measure_from(100.0)
+    assert queue.wait_estimate(100.9) is None  # not for a second
+    for n in range(5):
+        queue.served(100.0 + n / 5)
+    assert queue.wait_estimate(100.9) is None
+    assert queue.wait_estimate(101.0) == pytest.approx(1 / 5, rel=0.1)
+
+
 def test_cancelled_ones_leave_nothing_behind() -> None:
     queue = room(max_queue=10)
     for n in range(5000):

@@ -116,3 +116,31 @@ def test_a_full_outage_is_amplified_by_the_ratio_only() -> None:
         retries.deposit(tick / 100)
         granted += retries.try_withdraw(tick / 100)
     assert 1900 <= granted <= 2010
+
+
+def test_what_is_older_than_the_time_to_live_is_forgotten_bucket_by_bucket() -> None:
+    retries = budget(1.0, 0.0)
+    for second in range(int(TTL) + 1):
+        retries.deposit(second + 0.5)
+    assert drained(retries, TTL + 0.6) == int(TTL)
+
+
+def test_replicas_divide_the_floor_and_know_of_one_anothers_balance() -> None:
+    retries = budget(0.0, 6.0)
+    assert retries.elsewhere == 0.0
+    assert drained(retries, 100.0) == 6
+    retries.share(4.0, 3)
+    assert retries.elsewhere == 4.0
+    assert drained(retries, 200.0) == 2  # of each replica: a third of the floor; what is elsewhere outweighs no debt
+    assert drained(retries, 200.5) == 1
+    none = budget(0.0, 0.0)
+    none.share(0.0, 2)
+    assert drained(none, 300.0) == 0
+
+
+def test_a_share_of_a_small_floor_is_still_one_whole_retry() -> None:
+    retries = budget(0.0, 1.0)
+    retries.share(0.0, 4)
+    assert drained(retries, 100.0) == 1
+    assert drained(retries, 103.0) == 0
+    assert drained(retries, 104.0) == 1

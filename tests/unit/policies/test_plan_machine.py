@@ -92,6 +92,7 @@ class PlanMachine(RuleBasedStateMachine):
         self.places = [place for tier in self.tiers for place in tier]
         self.attempts, self.resumes, self.money = attempts, resumes, money
         self.spent = 0
+        self.charged: list[float] = []
         self.plan: AttemptPlan[Place] = AttemptPlan(
             self.tiers,
             max_attempts=attempts,
@@ -102,6 +103,7 @@ class PlanMachine(RuleBasedStateMachine):
             pick=lambda places, now: places[0],
             deadline=DEADLINE,
             ejected=lambda tier, now: [place for place in tier if place.ejected and not place.up],
+            charge=self.charged.append,
         )
 
     def withdraw(self, now: float) -> bool:
@@ -156,6 +158,19 @@ class PlanMachine(RuleBasedStateMachine):
             assert self.broken != {place.name for place in self.places}
         self.took(choice)
 
+    @precondition(lambda self: self.running is None and self.made and not self.over)
+    @rule(times=st.integers(1, 12))
+    def all_come_back_and_fail_again(self, times: int) -> None:
+        """Several times in one step: the limit on recoveries shows only when everything else is used up."""
+        failure = Failure(ErrorKind.BACKEND_UNREACHABLE)
+        for _ in range(times):
+            self.all_come_back()
+            plan, now = self.plan, self.now
+            self.took(plan.resume(now, lambda place: True) if self.begun else plan.recovered(now))
+            if self.running is not None:
+                plan.failed(self.running.target, failure, now)
+                self.ended(failure)
+
     @precondition(lambda self: self.running is not None)
     @rule(failure=FAILURES)
     def fails(self, failure: Failure) -> None:
@@ -205,7 +220,7 @@ class PlanMachine(RuleBasedStateMachine):
         if not hasattr(self, "plan"):
             return
         recoveries = sum(choice.why == RECOVERED for choice, _ in self.made)
-        assert recoveries <= MAX_RECOVERIES
+        assert recoveries == len(self.charged) <= MAX_RECOVERIES
         most = max(1, self.attempts) + len(self.tiers) - 1 + self.resumes * bool(self.broken)
         assert len(self.made) - recoveries <= most
 
