@@ -12,6 +12,7 @@ import os
 import ssl
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import aiohttp
@@ -25,6 +26,8 @@ _WATCH = 120
 _SILENT = 150.0
 _TIMEOUT = 10.0
 _FIRST_RETRY, _LAST_RETRY = 0.5, 15.0
+#: Seconds that a watch lasts at least. What stands between may end each at once: then the next one waits.
+_LASTING = 1.0
 _LABEL = "kubernetes.io/service-name"
 _MAX_LINE = 8 * 2**20
 
@@ -60,24 +63,31 @@ class KubernetesSource:
         """What was found is kept while the API does not answer."""
         delay = _FIRST_RETRY
         while True:
+            began = monotonic()
             try:
                 timeout = aiohttp.ClientTimeout(total=None, sock_connect=_TIMEOUT, sock_read=_SILENT)
                 connector = aiohttp.TCPConnector(ssl=await asyncio.to_thread(self._tls))
                 async with aiohttp.ClientSession(connector=connector, timeout=timeout, read_bufsize=2**18) as session:
-                    while True:
-                        if not self._version:
-                            await self._list(session)
-                        told(self._addresses())
-                        delay = _FIRST_RETRY
-                        async for _ in self._watch(session):
-                            told(self._addresses())
+                    while await self._follow(session, told):
+                        pass
             except _GoneError:
                 self._version = ""
             except (aiohttp.ClientError, OSError, TimeoutError, ValueError, KeyError, TypeError) as error:
                 status = getattr(error, "status", None)
                 failed(type(error).__name__ if status is None else f"the API answers {status}")
-                await pause(delay)
-                delay = min(delay * 2, _LAST_RETRY)
+            delay = _FIRST_RETRY if monotonic() - began >= _LAST_RETRY else delay  # it had gone well for a while
+            await pause(delay)
+            delay = min(delay * 2, _LAST_RETRY)
+
+    async def _follow(self, session: aiohttp.ClientSession, told: Told) -> bool:
+        """Tells of the addresses until a watch ends; whether it lasted, or else the next had better wait."""
+        if not self._version:
+            await self._list(session)
+        told(self._addresses())
+        began = monotonic()
+        async for _ in self._watch(session):
+            told(self._addresses())
+        return monotonic() - began >= _LASTING
 
     def _tls(self) -> ssl.SSLContext:
         authority = self._account / "ca.crt"

@@ -142,6 +142,32 @@ async def test_kubernetes_slices_are_watched_and_gone_on_from(monkeypatch: pytes
             await eventually(lambda: endpoints(gateway) == named(1, 2))
 
 
+async def test_an_api_that_ends_each_watch_at_once_is_asked_less_and_less(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    async with KubernetesApi(tmp_path) as api:
+        monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "127.0.0.1")
+        monkeypatch.setenv("KUBERNETES_SERVICE_PORT", str(api.port))
+        api.hasty = True
+        pauses: list[float] = []
+        enough = asyncio.Event()
+
+        async def pause(seconds: float) -> None:
+            pauses.append(seconds)
+            if len(pauses) == 4:
+                enough.set()
+                await asyncio.Event().wait()
+
+        monkeypatch.setattr(kubernetes, "pause", pause)
+        source = kubernetes.KubernetesSource("llama.models", 80, api.account)
+        running = asyncio.create_task(source.run(lambda found: None, lambda reason: None))
+        async with asyncio.timeout(10):
+            await enough.wait()
+        running.cancel()
+        assert pauses == [0.5, 1.0, 2.0, 4.0]
+        assert sum("watch" in one for one in api.requests) == 4
+
+
 @pytest.mark.parametrize(
     ("wanted", "ports", "found"),
     [

@@ -45,6 +45,7 @@ class KubernetesApi:
         self._slices: dict[str, dict[str, Any]] = {}
         self._events: list[tuple[int, dict[str, Any]]] = []
         self._changed = asyncio.Condition()
+        self.hasty = False  # ends each watch at once
         self._cut = 0
         self._runner: web.AppRunner | None = None
 
@@ -119,7 +120,7 @@ class KubernetesApi:
             return answer
         bookmark = {"type": "BOOKMARK", "object": {"metadata": {"resourceVersion": str(self._version)}}}
         await answer.write(orjson.dumps(bookmark) + b"\n") if seen == self._version else None
-        while self._cut == cut:
+        while self._cut == cut and not self.hasty:
             for version, event in self._events:
                 if version > seen:
                     line = orjson.dumps(event) + b"\n"
