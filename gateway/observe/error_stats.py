@@ -54,10 +54,11 @@ def operation_for(path: str) -> str:
 class _Hour:
     """Events of the last hour by slot."""
 
-    __slots__ = ("_counts", "_slot")
+    __slots__ = ("_ahead", "_counts", "_slot")
 
     def __init__(self, now: float) -> None:
         self._slot = int(now // _SLOT)
+        self._ahead = 0  # slots by which it is ahead of the clock
         self._counts = [0] * _HOUR
 
     def add(self, now: float) -> None:
@@ -74,18 +75,24 @@ class _Hour:
     def export(self) -> list[list[int]]:
         """[slot, events] of those that have any; slots are counted since the epoch."""
         slots = range(max(0, self._slot - _HOUR + 1), self._slot + 1)
-        return [[slot, count] for slot in slots if (count := self._counts[slot % _HOUR])]
+        return [[slot - self._ahead, count] for slot in slots if (count := self._counts[slot % _HOUR])]
 
     def absorb(self, exported: Iterable[Sequence[int]]) -> None:
         """Adds another's events, as it exported them; what is over an hour old is left out."""
-        for slot, count in exported:
-            self._advance(slot * _SLOT)
+        for told, count in exported:
+            slot = told + self._ahead
+            self._reach(slot)
             if slot > self._slot - _HOUR:
                 self._counts[slot % _HOUR] += count
 
     def _advance(self, now: float) -> None:
-        slot = int(now // _SLOT)
-        if slot > self._slot:  # a clock set back leaves the events in the newest slot
+        slot = int(now // _SLOT) + self._ahead
+        if slot < self._slot - _MINUTE:  # the clock was set back, and time goes on from where it was
+            self._ahead += self._slot - slot
+        self._reach(slot)
+
+    def _reach(self, slot: int) -> None:
+        if slot > self._slot:  # a clock set back by less leaves the events in the newest slot
             for passed in range(max(self._slot + 1, slot - _HOUR + 1), slot + 1):
                 self._counts[passed % _HOUR] = 0
             self._slot = slot

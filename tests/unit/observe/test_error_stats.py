@@ -149,6 +149,19 @@ def test_what_is_long_over_is_not_absorbed_into_the_rates(stats: ErrorStats, clo
     assert (report["total_errors"], report["errors_last_hour"], report["requests_last_hour"]) == (2, 1, 1)
 
 
+def test_a_clock_that_was_far_ahead_does_not_make_the_last_minute_endless(stats: ErrorStats, clock: Clock) -> None:
+    clock.now += 86_400.0
+    record(stats, 20)
+    clock.now -= 86_400.0
+    for _ in range(30):  # five minutes
+        record(stats, 1)
+        clock.now += 10.0
+    report = stats.report()
+    assert report["errors_last_minute"] <= 7
+    assert report["errors_last_hour"] == 50
+    assert report["total_errors"] == 50
+
+
 def test_a_clock_set_back_loses_nothing(stats: ErrorStats, clock: Clock) -> None:
     record(stats, 1)
     clock.now -= 7200
