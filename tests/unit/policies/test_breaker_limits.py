@@ -125,9 +125,16 @@ def test_just_as_slow_as_may_be_is_not_slow() -> None:
 
 def test_a_failure_does_not_open_it_for_the_slowness_of_others() -> None:
     circuit = breaker(slow_call=SlowCallSettings(over=1.0, ratio=0.5), failure_ratio=1.0)
-    play(circuit, "sssss", 100.0, seconds=0.1)
-    play(circuit, "ssss", 100.0, seconds=2.0)
+    play(circuit, "ssss", 100.0, seconds=0.1)
+    play(circuit, "sssss", 100.0, seconds=2.0)
     play(circuit, "f", 100.0, seconds=0.1)
+    assert circuit.state(100.0) is State.CLOSED
+
+
+def test_a_slow_answer_does_not_open_it_for_the_failures_of_others() -> None:
+    circuit = breaker(slow_call=SlowCallSettings(over=1.0, ratio=0.5))
+    play(circuit, "fsfsfsfsf", 100.0)
+    play(circuit, "s", 100.0, seconds=2.0)
     assert circuit.state(100.0) is State.CLOSED
 
 

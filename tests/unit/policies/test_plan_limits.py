@@ -72,6 +72,17 @@ def test_the_pause_before_a_return_counts_towards_what_it_needs() -> None:
     assert tried([a], deadline=10.0).next(1.0) is not None
 
 
+def test_one_that_was_passed_over_as_too_slow_is_remembered() -> None:
+    slow, quick = Place("a", quickest=50.0), Place("b")
+    wanted = plan([[slow, quick]], deadline=10.0)
+    assert wanted.next(0.0) is not None
+    assert wanted.too_late
+    slow.open = False
+    wanted.failed(quick, BROKE, 1.0)
+    assert wanted.next(1.0) is not None
+    assert wanted.too_late
+
+
 def test_one_that_is_away_is_waited_for_from_now_on() -> None:
     choice = tried([Place("a"), Place("b", away=5.0)]).next(3.0)
     assert choice is not None
@@ -131,6 +142,11 @@ def test_when_all_recoveries_were_had_there_is_no_waiting_for_more() -> None:
     assert not wanted.may_recover(9.0)
 
 
+def test_what_must_not_go_on_is_not_asked_again_by_one_that_came_back() -> None:
+    wanted = tried([Place("a", back_at=2.0)], failure=REFUSED)
+    assert wanted.recovered(3.0) is None
+
+
 def test_one_that_failed_since_it_came_back_is_not_back() -> None:
     a = Place("a", back_at=2.0)
     wanted = tried([a], failure=UNREACHABLE, now=3.0, attempts=1)
@@ -163,7 +179,8 @@ def test_one_of_several_that_is_back_without_a_slot_is_worth_waiting_for() -> No
 
 
 @pytest.mark.parametrize(
-    ("failure", "goes_on"), [(BROKE, True), (FULL_MEMORY, True), (NOT_RETRIED, False), (REFUSED, False)]
+    ("failure", "goes_on"),
+    [(BROKE, True), (FULL_MEMORY, True), (NOT_RETRIED, False), (IN_DOUBT, False), (REFUSED, False)],
 )
 def test_after_which_failures_a_broken_answer_goes_on(failure: Failure, goes_on: bool) -> None:
     wanted = broken([Place("a"), Place("b")], failure=failure)
