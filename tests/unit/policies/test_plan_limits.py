@@ -59,7 +59,9 @@ def test_a_doubtful_refusal_is_not_taken_back_to_the_same_endpoint_of_whatever_k
 def test_asked_again_for_less_only_within_attempts_and_in_time() -> None:
     a = Place("a")
     assert tried([a], attempts=1).again(a, 1.0) is None
-    assert tried([a], attempts=2).again(a, 1.0) is not None
+    again = tried([a], attempts=2).again(a, 1.0)
+    assert again is not None
+    assert again.delay == 0.0
     wanted = tried([a], attempts=2, deadline=10.0)
     a.quickest = 9.5
     assert wanted.again(a, 1.0) is None
@@ -171,7 +173,9 @@ def test_one_of_several_that_is_back_without_a_slot_is_worth_waiting_for() -> No
     wanted = plan([[back, other]])
     wanted.failed(other, UNREACHABLE, 1.0)
     assert wanted.may_recover(3.0)
-    back.back_at = 0.0
+    back.full = False
+    assert not wanted.may_recover(3.0)  # it can be asked at once
+    back.full, back.back_at = True, 0.0
     assert not wanted.may_recover(3.0)
 
 
@@ -248,7 +252,7 @@ def test_a_broken_answer_waits_until_both_its_attempts_and_its_recoveries_are_sp
 
 def test_with_attempts_left_it_waits_on_though_its_recoveries_are_spent() -> None:
     b = Place("b", missed=True)
-    wanted = broken([Place("a"), b], attempts=MAX_RECOVERIES + 3)
+    wanted = broken([Place("a"), b], attempts=MAX_RECOVERIES + 2, resumes=1)
     whys = []
     for number in range(MAX_RECOVERIES + 1):
         choice = wanted.resume(number + 1.6, anywhere)
