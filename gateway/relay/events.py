@@ -58,15 +58,20 @@ def with_text(document: dict[str, Any], text: str, name: str) -> dict[str, Any]:
 
 def _message_texts(document: Mapping[str, Any], kind: str) -> list[tuple[Slot, str]] | None:
     if kind == "content_block_start":
-        block = document.get("content_block") or {}
+        block = _object(document.get("content_block"))
         return [] if block.get("type") in _MESSAGE_TEXTS and not (block.get("text") or "") else None
     if kind != "content_block_delta":
         return []
-    delta = document.get("delta") or {}
+    delta = _object(document.get("delta"))
     for name in _MESSAGE_TEXTS:
         if delta.get("type") == f"{name}_delta" and isinstance(delta.get(name), str):
             return [((document.get("index", 0), name), delta[name])]
     return [] if delta.get("type") == "signature_delta" else None  # signs thoughts that are the same
+
+
+def _object(value: Any) -> Mapping[str, Any]:
+    """A member that should be an object, or an empty one: what a backend sends may be anything."""
+    return value if isinstance(value, dict) else {}
 
 
 def _response_texts(document: Mapping[str, Any], kind: str) -> list[tuple[Slot, str]] | None:
@@ -77,7 +82,7 @@ def _response_texts(document: Mapping[str, Any], kind: str) -> list[tuple[Slot, 
             return None
         return [((document.get("output_index", 0), f"{kind} {document.get(part, 0)}"), delta)]
     if kind in _RESPONSE_ITEMS:
-        return [] if (document.get("item") or {}).get("type") in _TEXT_ITEMS else None
+        return [] if _object(document.get("item")).get("type") in _TEXT_ITEMS else None
     return [] if kind in _RESPONSE_FRAMES else None
 
 
