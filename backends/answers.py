@@ -8,7 +8,7 @@ from typing import Any
 
 import orjson
 
-from backends.dialect import ResponseHead
+from backends.dialect import AnswerHead
 from backends.texts import MAX_JUDGED, ends_of, without_echo
 
 #: Bodies up to this size are parsed to be believed. A larger one (embeddings, images) would hold the event loop for
@@ -22,6 +22,7 @@ _JSON_ENDPOINTS = (
     *("/v1/chat/", "/v1/completions", "/v1/embeddings", "/v1/models", "/v1/responses", "/v1/messages", "/v1/rerank"),
     *("/v1/score", "/v1/images/", "/tokenize", "/detokenize", "/generate"),
 )
+_JSON_VALUES = (dict, list)
 _MEDIA = ("audio/", "image/", "video/", "application/octet-stream")
 
 
@@ -87,25 +88,27 @@ def in_band_error(value: Any) -> ErrorFacts | None:
         return None
     if value.get("error") or value.get("type") == "error" or value.get("object") == "error":
         return _facts(value)
-    response = value.get("response")
-    if value.get("type") == "response.failed" and isinstance(response, dict):
+    if value.get("type") == "response.failed" and isinstance(response := value.get("response"), dict):
         return _facts(response)
     choices = value.get("choices")
     if isinstance(choices, list):
-        reasons = [c.get("finish_reason") for c in choices if isinstance(c, dict)]
-        if any(isinstance(r, str) and r in _CUT_SHORT for r in reasons):
-            text = "the answer ended with finish_reason abort or error"
-            return ErrorFacts(text, text, status=500, body=value)
+        for choice in choices:
+            reason = choice.get("finish_reason") if isinstance(choice, dict) else None
+            if isinstance(reason, str) and reason in _CUT_SHORT:
+                text = "the answer ended with finish_reason abort or error"
+                return ErrorFacts(text, text, status=500, body=value)
     return None
 
 
-def defect(path: str, head: ResponseHead, body: bytes, value: Any) -> str | None:
+def defect(path: str, head: AnswerHead, body: bytes, value: Any) -> str | None:
     """Why a 2xx body cannot be what `path` promises, or None; `value` is the body parsed, None where it is not JSON."""
     if head.status in (204, 205):
         return None
     if not body:
         return "empty body"
     content_type = head.content_type
+    if content_type == "application/json" and isinstance(value, _JSON_VALUES):
+        return None  # the usual case
     if content_type == "text/html" or body[:256].lstrip().lower().startswith((b"<!doctype", b"<html")):
         return "HTML instead of an answer"
     if content_type.startswith(_MEDIA):
@@ -113,7 +116,7 @@ def defect(path: str, head: ResponseHead, body: bytes, value: Any) -> str | None
     if content_type and "json" not in content_type and not path.startswith(_JSON_ENDPOINTS):
         return None
     if value is not None:
-        return None if isinstance(value, dict | list) else "JSON, but neither an object nor a list"
+        return None if isinstance(value, _JSON_VALUES) else "JSON, but neither an object nor a list"
     if len(body) <= MAX_PARSED:
         return "not JSON, or cut short"
     first, last = body[:64].lstrip()[:1], body[-64:].rstrip()[-1:]

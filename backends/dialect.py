@@ -4,26 +4,39 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from policies.outcome import Failure
 
 
+class AnswerHead(Protocol):
+    """The head of a backend's answer, as a dialect looks at it."""
+
+    @property
+    def status(self) -> int: ...
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """Names in lower case; the last of a repeated header wins."""
+
+    @property
+    def content_type(self) -> str:
+        """The media type in lower case without parameters, or an empty string."""
+
+
 @dataclass(frozen=True, slots=True)
 class ResponseHead:
-    """The head of a backend's answer. `headers` has lower-case names; the last of a repeated header wins."""
+    """An `AnswerHead` of given values."""
 
     status: int
     headers: Mapping[str, str]
 
     @property
     def content_type(self) -> str:
-        """The media type in lower case without parameters, or an empty string."""
         return self.headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
-@dataclass(frozen=True, slots=True)
-class Usage:
+class Usage(NamedTuple):
     """Tokens of one answer, as its server counted them."""
 
     prompt_tokens: int
@@ -54,7 +67,7 @@ class Dialect(Protocol):
     tells_finish: bool
     """Whether each of its streams says why the answer ends before it ends; where not, `[DONE]` alone is believed."""
 
-    def classify(self, path: str, head: ResponseHead, body: bytes) -> Failure | None:
+    def classify(self, path: str, head: AnswerHead, body: bytes) -> Failure | None:
         """Judges a whole answer to a request for `path`: None if good, else what went wrong.
 
         Called for every error answer and every complete (non-stream) 200. `body` is bounded by the caller.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from backends.dialect import Dialect, ResponseHead, TokenIds, Usage
+from backends.dialect import AnswerHead, Dialect, TokenIds, Usage
 from backends.rules import CREDENTIALS, QUOTA
 from policies.outcome import Blame, Elsewhere, ErrorKind, Failure
 
@@ -23,7 +23,7 @@ class ForwardedCredentials:
         self.token_ids: TokenIds | None = dialect.token_ids
         self.tells_finish = dialect.tells_finish
 
-    def classify(self, path: str, head: ResponseHead, body: bytes) -> Failure | None:
+    def classify(self, path: str, head: AnswerHead, body: bytes) -> Failure | None:
         """See `Dialect.classify`."""
         failure = self._dialect.classify(path, head, body)
         return None if failure is None else _of_the_client(failure, head.status)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from backends.answers import ErrorFacts, defect, error_facts, in_band_error, parsed
-from backends.dialect import ResponseHead, TokenIds, Usage
+from backends.dialect import AnswerHead, ResponseHead, TokenIds, Usage
 from backends.retry_after import MAX_WAIT, retry_after
 from backends.rules import (
     BAD_REQUEST_AS_500,
@@ -58,7 +58,7 @@ class OpenAIDialect:
     rules: ClassVar[tuple[Rule, ...]] = ()
     trusts_claims = True
 
-    def classify(self, path: str, head: ResponseHead, body: bytes) -> Failure | None:
+    def classify(self, path: str, head: AnswerHead, body: bytes) -> Failure | None:
         """See `Dialect.classify`."""
         if not 200 <= head.status < 300:
             return self._failure(error_facts(body), head.status, head)
@@ -90,12 +90,12 @@ class OpenAIDialect:
         """Facts that the server states in fields of their own and that a client may see."""
         return {}
 
-    def _in_band(self, facts: ErrorFacts, head: ResponseHead) -> Failure:
+    def _in_band(self, facts: ErrorFacts, head: AnswerHead) -> Failure:
         claimed = facts.status if self.trusts_claims else None
         by_type = (STATUS_OF_TYPE[name] for name in facts.names if name in STATUS_OF_TYPE)
         return self._failure(facts, claimed or next(by_type, 500), head)
 
-    def _failure(self, facts: ErrorFacts, status: int, head: ResponseHead) -> Failure:
+    def _failure(self, facts: ErrorFacts, status: int, head: AnswerHead) -> Failure:
         verdict = self._verdict(facts, status)
         kind = verdict.kind
         details = self._details(kind, facts)
@@ -150,7 +150,7 @@ class OpenAIDialect:
         return {}
 
 
-def _wait(facts: ErrorFacts, head: ResponseHead) -> float | None:
+def _wait(facts: ErrorFacts, head: AnswerHead) -> float | None:
     """Seconds, from the headers, else Hugging Face's `estimated_time`, else the message."""
     stated = retry_after(head.headers)
     if stated is not None:

@@ -26,7 +26,9 @@ def usage_in(body: bytes) -> Usage | None:
         value = value[0] if value else None
     if not isinstance(value, dict):
         return None
-    for holder in (value, value.get("response"), value.get("message")):
+    if isinstance(usage := value.get("usage"), dict):
+        return _counts(usage, _USAGE_KEYS)
+    for holder in (value.get("response"), value.get("message")):
         if isinstance(holder, dict) and isinstance(usage := holder.get("usage"), dict):
             return _counts(usage, _USAGE_KEYS)
     if isinstance(details := value.get("details"), dict):
@@ -55,7 +57,7 @@ def _tgi(details: dict[str, Any]) -> Usage | None:
 
 def _count(number: object) -> int:
     """A count as stated, 0 for null and for nonsense."""
-    return number if isinstance(number, int) and not isinstance(number, bool) and number >= 0 else 0
+    return number if type(number) is int and number >= 0 else 0
 
 
 def _from_tail(tail: bytes) -> Usage | None:

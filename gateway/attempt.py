@@ -12,7 +12,6 @@ from enum import Enum
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from backends.dialect import ResponseHead
 from gateway.relay.sse import (
     ABORTED,
     GIVEN_UP,
@@ -24,7 +23,7 @@ from gateway.relay.sse import (
     shape_for,
     split,
 )
-from gateway.upstream.connection import Break, Sink, UpstreamConnection, UpstreamHead
+from gateway.upstream.connection import Break, Sink, TextHead, UpstreamConnection, UpstreamHead
 from gateway.upstream.pool import PoolExhaustedError
 from policies.outcome import ErrorKind, Failure
 
@@ -276,7 +275,7 @@ class Attempt:
         if head.encoded and head.status < 400:
             self._succeed(AnswerKind.WHOLE, body)  # compressed although we did not ask: passed on unjudged
             return
-        failure = self.endpoint.dialect.classify(self.path, ResponseHead(head.status, head.text_headers()), body)
+        failure = self.endpoint.dialect.classify(self.path, TextHead(head), body)
         if failure is None:
             self._succeed(AnswerKind.WHOLE, body)
         else:

@@ -60,15 +60,16 @@ class Attempts:
         """Tries endpoints until one answers. Raises GatewayError when none can."""
         ctx, race = self._ctx, self._race
         try:
-            choice = await self._next()
+            choice = self._at_once() or await self._in_turn()
             while True:
-                if choice is not None and await self.wait(choice):
+                if choice is not None and (choice.delay <= 0 or await self.wait(choice)):
                     race.running.append(self._start(choice))
                 elif not race.running:
                     if choice is None:
                         raise self._total_failure()
                     self.plan.forgo()
-                    choice = await self._next()  # the endpoint has gone while the request waited for it
+                    # The endpoint has gone while the request waited for it.
+                    choice = self._at_once() or await self._in_turn()
                     continue
                 attempt = await race.next(self._patience())
                 now = monotonic()
@@ -78,7 +79,7 @@ class Attempts:
                         self._won(attempt)
                         return attempt
                     if not race.running:
-                        choice = self._shrunk(attempt, now) or await self._next()
+                        choice = self._shrunk(attempt, now) or self._at_once() or await self._in_turn()
                 elif now >= ctx.deadline:
                     raise self._out_of_time()
                 else:
@@ -88,17 +89,22 @@ class Attempts:
 
     # -- choosing and starting -----------------------------------------------------------------------------------------
 
-    async def _next(self) -> Choice[Candidate] | None:
-        """The next attempt, at once or when its turn comes: those who wait for a free slot come first."""
-        room = self._route.room
-        choice = None if room.crowded else self.plan.next(monotonic())
-        return choice or await room.turn(self._ctx, self.plan, self._numbers)
+    def _at_once(self) -> Choice[Candidate] | None:
+        """The next attempt, if it may be made now: those who wait for a free slot come first."""
+        return None if self._route.room.crowded else self.plan.next(monotonic())
+
+    async def _in_turn(self) -> Choice[Candidate] | None:
+        """The next attempt when its turn comes."""
+        return await self._route.room.turn(self._ctx, self.plan, self._numbers)
 
     def _patience(self) -> float:
         """Until when to wait for what runs: then something is to be started beside it, or time is up."""
-        fresh = [attempt.started for attempt in self._race.running if attempt not in self._late]
-        slow_at = min(fresh) + self._route.timeout.first_token if fresh else inf
-        return min(self._ctx.deadline, self._hedge_at, slow_at)
+        until = min(self._ctx.deadline, self._hedge_at)
+        for attempt in self._race.running:
+            slow_at = attempt.started + self._route.timeout.first_token
+            if slow_at < until and attempt not in self._late:
+                until = slow_at
+        return until
 
     def _beside(self, now: float) -> Choice[Candidate] | None:
         """What to start beside attempts that are slow to begin.
@@ -195,9 +201,10 @@ class Attempts:
     def abandon(self) -> None:
         """Gives up what still runs."""
         self._ctx.budget_exhausted = self.plan.budget_exhausted
-        for left in self._race.running:
-            self._abandon(left)
-        self._race.clear()
+        if self._race.running:
+            for left in self._race.running:
+                self._abandon(left)
+            self._race.clear()
 
     def lines_for(self, endpoint: Endpoint) -> bytes:
         """The header lines of the request that go to an endpoint."""
@@ -267,15 +274,18 @@ class Attempts:
 
     def _settled(self, attempt: Attempt, now: float) -> bool:
         """Takes note of an attempt that has settled; whether it answered."""
+        if attempt.failure is None:
+            self._judged(attempt)
+            return True
         self._forgiven(attempt)
         self._judged(attempt)
-        if attempt.failure is not None:
-            self.plan.failed(attempt.candidate, attempt.failure, now)
-        return attempt.failure is None
+        self.plan.failed(attempt.candidate, attempt.failure, now)
+        return False
 
     def _won(self, attempt: Attempt) -> None:
         """The client's answer is that of this attempt."""
-        self._beaten()
+        if self._race.running:
+            self._beaten()
         self._ctx.warning = self._ctx.record_of(attempt).warning
         if attempt.candidate.fallback:
             self._services.metrics.attempts(self._route.name, attempt.endpoint.name).fallbacks += 1
@@ -283,8 +293,9 @@ class Attempts:
     def _judged(self, attempt: Attempt) -> None:
         """Books a settled attempt. A stream that has begun is booked when it ends."""
         ctx, failure = self._ctx, attempt.failure
-        seconds = self._timed(attempt)
-        ctx.record_of(attempt).failure = failure
+        record = ctx.record_of(attempt)
+        record.failure = failure
+        seconds = self._timed(record)
         tokens = 0
         if failure is None:
             if attempt.kind is AnswerKind.WHOLE and (usage := attempt.endpoint.dialect.usage(attempt.held)) is not None:
@@ -310,7 +321,7 @@ class Attempts:
             attempt.settled_at = now
             record = self._ctx.record_of(attempt)
             record.beaten = True
-            seconds = self._timed(attempt)
+            seconds = self._timed(record)
             attempt.endpoint.end(attempt.permit, Failure(ErrorKind.CLIENT_DISCONNECTED), seconds, now)
             self._services.metrics.attempts(self._route.name, attempt.endpoint.name).beaten += 1
             self._numbers.wasted("beaten", seconds, 0)
@@ -327,12 +338,12 @@ class Attempts:
             attempt.expire(Failure(kind, f"no answer within {waited:.1f} s"))
         self._judged(attempt)
 
-    def _timed(self, attempt: Attempt) -> float:
+    def _timed(self, record: AttemptRecord) -> float:
         """Notes how long a settled attempt took, in seconds."""
-        ctx = self._ctx
+        attempt = record.attempt
         seconds = attempt.settled_at - attempt.started
-        ctx.record_of(attempt).ms = seconds * 1000
-        ctx.waited(attempt.started, attempt.settled_at)
+        record.ms = seconds * 1000
+        self._ctx.waited(attempt.started, attempt.settled_at)
         return seconds
 
     def _expire(self, evidence: str) -> None:

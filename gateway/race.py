@@ -56,7 +56,7 @@ class Race:
 
     async def next(self, until: float) -> Attempt | None:
         """The next attempt that settles, removed from `running`; None when loop time reaches `until` first."""
-        if not await self.settles(until):
+        if not self._settled and not await self.settles(until):
             return None
         attempt = self._settled.popleft()
         self.running.remove(attempt)

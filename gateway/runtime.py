@@ -43,12 +43,13 @@ _IMAGE_KINDS = frozenset({"diffusers"})
 class Candidate:
     """An endpoint in a route's tier, and the model name to send it (None: the client's own)."""
 
-    __slots__ = ("endpoint", "fallback", "lines", "model")
+    __slots__ = ("_told", "endpoint", "fallback", "lines", "model")
 
     def __init__(self, endpoint: Endpoint, model: str | None, *, fallback: bool) -> None:
         self.endpoint = endpoint
         self.model = model
         self.fallback = fallback
+        self._told = ("", b"")  # the last name that a client asked by, and the lines that say it
         known = f"x-seawall-model: {safe(model)}\r\n" if model is not None else ""
         place = "true" if fallback else "false"
         self.lines = f"x-seawall-backend: {endpoint.name}\r\nx-seawall-fallback: {place}\r\n{known}".encode("ascii")
@@ -104,7 +105,9 @@ class Candidate:
         """What the answer's head says of where it comes from; `model` is the client's."""
         if self.model is not None:
             return self.lines
-        return self.lines + f"x-seawall-model: {safe(model)}\r\n".encode("ascii")
+        if model != self._told[0]:
+            self._told = model, self.lines + f"x-seawall-model: {safe(model)}\r\n".encode("ascii")
+        return self._told[1]
 
 
 class Route:

@@ -20,7 +20,8 @@ class Vitality:
 
     def seen(self, now: float) -> None:
         """It answered, a request or a check."""
-        self._seen_at = max(self._seen_at, now)
+        if now > self._seen_at:
+            self._seen_at = now
 
     def missed(self, now: float) -> None:
         """It could not be reached."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from enum import Enum
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Protocol
 
 import httptools
@@ -15,6 +17,8 @@ if TYPE_CHECKING:
 
 #: A backend's head may be at most this long, in bytes.
 MAX_HEAD = 64 * 1024
+#: Headers that say something of the message to whoever reads it.
+_TELLING = frozenset({b"connection", b"content-encoding", b"content-length", b"content-type", b"transfer-encoding"})
 
 
 class Break(Enum):
@@ -43,9 +47,28 @@ class UpstreamHead:
     def is_event_stream(self) -> bool:
         return self.content_type.startswith(b"text/event-stream")
 
-    def text_headers(self) -> dict[str, str]:
-        """Headers as text; the last of a repeated one wins."""
-        return {name.decode("latin-1"): value.decode("latin-1") for name, value in self.headers}
+
+class TextHead:
+    """An `UpstreamHead` as dialects look at it (`AnswerHead`); its headers are made into text only for one who asks."""
+
+    __slots__ = ("_head", "status")
+
+    def __init__(self, head: UpstreamHead) -> None:
+        self._head = head
+        self.status = head.status
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        return {name.decode("latin-1"): value.decode("latin-1") for name, value in self._head.headers}
+
+    @property
+    def content_type(self) -> str:
+        return _media_type(self._head.content_type)
+
+
+@lru_cache(maxsize=64)
+def _media_type(content_type: bytes) -> str:
+    return content_type.decode("latin-1").partition(";")[0].strip()
 
 
 class Sink(Protocol):
@@ -177,6 +200,8 @@ class UpstreamConnection(asyncio.Protocol):
             return  # a trailer: what comes behind the body must not change the head
         name = name.lower()
         head.headers.append((name, value))
+        if name not in _TELLING:
+            return
         if name == b"content-type":
             head.content_type = value.strip().lower()
         elif name == b"content-length":
@@ -187,7 +212,7 @@ class UpstreamConnection(asyncio.Protocol):
                 raise ValueError("a transfer coding that nobody asked for")
         elif name == b"connection":
             head.connection = value
-        elif name == b"content-encoding":
+        else:
             head.encoded = value.strip().lower() != b"identity"
 
     def on_headers_complete(self) -> None:
