@@ -18,7 +18,7 @@ from typing import Any
 
 from backends.workers.gpu import Gpus, open_nvml, open_torch
 from benchmarks.gpu import memory, rates
-from benchmarks.gpu.stack import image_options, running, text_options
+from benchmarks.gpu.stack import image_options, running, tell, text_options
 
 _RESULTS = Path(__file__).parents[1] / "results"
 
@@ -36,6 +36,7 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=20, help="of each image")
     parser.add_argument("--leave", type=int, default=600, help="MiB of memory left when provoking out of memory")
     parser.add_argument("--side", type=int, default=1024, help="of the images that are to run out of memory")
+    parser.add_argument("--only", nargs="+", choices=("text", "images"), default=("text", "images"), help="which parts")
     parser.add_argument("--save", action="store_true", help="keep the document in benchmarks/results")
     given = parser.parse_args()
     document = asyncio.run(_measure(given))
@@ -43,7 +44,7 @@ def main() -> int:
     if given.save:
         name = f"gpu-{time.strftime('%Y%m%dT%H%M', time.gmtime())}.json"
         (_RESULTS / name).write_text(json.dumps(document, indent=2) + "\n")
-    provoked = [part["out_of_memory"] for part in (document["text"], document["images"])]
+    provoked = [document[part]["out_of_memory"] for part in given.only]
     return 0 if all(part.get("survived", True) for part in provoked) else 1
 
 
@@ -61,32 +62,36 @@ async def _measure(given: argparse.Namespace) -> dict[str, Any]:
         "gpus_before": [gpu.as_json() for gpu in found],
         "gpus_as_torch_tells_them": [gpu.as_json() for gpu in Gpus(open_torch).read()[0]],
     }
-    with tempfile.TemporaryDirectory() as work:
-        model = given.text or (_random_model(Path(work)) if has_gpu else "tide-mini")
-        env = {"PYTHONPATH": os.pathsep.join(["."] + [path for path in sys.path if path])}
-        async with running("embedded", "embedded", *text_options(model, device), env=env) as stack:
-            document["text"] = {
-                "model": Path(model).name,
-                "rates": await rates.text(stack, given.seconds),
-                "first_token_seconds": await rates.first_token(stack),
-            }
-            document["gpus_under_text"] = _devices()
-            length = await _context(stack.session, stack.direct)
-            document["text"]["out_of_memory"] = (
-                await memory.text(stack, device, given.leave, length) if has_gpu else {"left_out": "no GPU"}
-            )
-        pipeline = given.pipeline or (_random_pipeline(Path(work)) if has_gpu else "shoal")
-        async with running("diffusers", "diffusers", *image_options(pipeline, device), env=env) as stack:
-            document["images"] = {
-                "pipeline": Path(pipeline).name,
-                "steps": given.steps,
-                "rates": await rates.images(stack, given.seconds, given.steps),
-            }
-            document["gpus_under_images"] = _devices()
-            document["images"]["out_of_memory"] = (
-                await memory.images(stack, device, given.leave, given.side) if has_gpu else {"left_out": "no GPU"}
-            )
+    env = {"PYTHONPATH": os.pathsep.join(["."] + [path for path in sys.path if path])}
+    for part in given.only:
+        with tempfile.TemporaryDirectory() as work:
+            measure = _text if part == "text" else _images
+            document[part] = await measure(given, Path(work), device if has_gpu else None, env)
+            document[f"gpus_after_{part}"] = _devices()
     return document
+
+
+async def _text(given: argparse.Namespace, work: Path, gpu: str | None, env: dict[str, str]) -> dict[str, Any]:
+    tell("making and loading a text model")
+    model = given.text or (_random_model(work) if gpu else "tide-mini")
+    async with running("embedded", "embedded", *text_options(model, gpu or "cpu"), env=env) as stack:
+        told: dict[str, Any] = {"model": Path(model).name, "rates": await rates.text(stack, given.seconds)}
+        told["first_token_seconds"] = await rates.first_token(stack)
+        length = await _context(stack.session, stack.direct)
+        told["out_of_memory"] = await memory.text(stack, gpu, given.leave, length) if gpu else {"left_out": "no GPU"}
+    return told
+
+
+async def _images(given: argparse.Namespace, work: Path, gpu: str | None, env: dict[str, str]) -> dict[str, Any]:
+    tell("making and loading a pipeline")
+    pipeline = given.pipeline or (_random_pipeline(work) if gpu else "shoal")
+    async with running("diffusers", "diffusers", *image_options(pipeline, gpu or "cpu"), env=env) as stack:
+        told: dict[str, Any] = {"pipeline": Path(pipeline).name, "steps": given.steps}
+        told["rates"] = await rates.images(stack, given.seconds, given.steps)
+        told["out_of_memory"] = (
+            await memory.images(stack, gpu, given.leave, given.side) if gpu else {"left_out": "no GPU"}
+        )
+    return told
 
 
 def _devices() -> list[dict[str, Any]]:

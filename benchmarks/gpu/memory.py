@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-from benchmarks.gpu.stack import Stack
+from benchmarks.gpu.stack import Stack, tell
 
 _CROWD = 24
 
@@ -54,10 +54,11 @@ async def _provoked(
 ) -> dict[str, Any]:
     before, pid = await stack.metric(counter), stack.process.pid
     async with _hog(device, leave_mib) as held:
+        tell(held)
         told = Counter(await asyncio.gather(*[_outcome(stack, path, body) for _ in range(_CROWD)]))
         devices = await _told(stack)
     after = await _outcome(stack, path, body)
-    return {
+    document = {
         "taken_by_another_process": held,
         "left_mib": leave_mib,
         "outcomes": dict(told),
@@ -66,6 +67,8 @@ async def _provoked(
         "afterwards": after,
         "survived": after.startswith("200") and stack.process.returncode is None and stack.process.pid == pid,
     }
+    tell(document)
+    return document
 
 
 async def _told(stack: Stack) -> str:

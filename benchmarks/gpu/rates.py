@@ -8,7 +8,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from benchmarks.gpu.stack import Stack
+from benchmarks.gpu.stack import Stack, tell
 
 Ask = Callable[[str], Awaitable[float]]
 TEXT_CROWDS, IMAGE_CROWDS = (1, 8, 32), (1, 4)
@@ -47,13 +47,15 @@ async def _compared(stack: Stack, ask: Ask, crowd: int, seconds: float, unit: st
         for url, found in rates.items():
             found.append(await _rate(ask, url, crowd, seconds))
     direct, through = (statistics.median(found) for found in rates.values())
-    return {
+    told: dict[str, Any] = {
         "at_a_time": crowd,
         f"{unit}_direct": round(direct, 2),
         f"{unit}_through_gateway": round(through, 2),
         "gateway_share_of_time": round(1 - through / direct, 4),
         "seconds_per_turn": seconds,
     }
+    tell(told)
+    return told
 
 
 async def _rate(ask: Ask, url: str, crowd: int, seconds: float) -> float:
@@ -83,4 +85,5 @@ async def first_token(stack: Stack) -> dict[str, float]:
                 waits.append(time.perf_counter() - begun)
                 await answer.read()
         found[name] = round(statistics.median(waits), 5)
+    tell(f"first token: {found}")
     return found

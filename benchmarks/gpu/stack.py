@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import sys
+import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import aiohttp
 
 from tests.support.processes import Process, free_port
 
 _LOADING = 1800.0
+_BEGAN = time.perf_counter()
 _CONFIG = """
 server: {{listen: '127.0.0.1:{port}'}}
 backends: {{worker: {{url: '{url}', kind: {kind}}}}}
@@ -63,6 +67,11 @@ async def running(module: str, kind: str, *options: str, env: dict[str, str]) ->
             async with session.get(f"{url}/v1/models") as answer:
                 model = (await answer.json())["data"][0]["id"]
             yield Stack(url, gateway, model, worker, session)
+
+
+def tell(what: Any) -> None:
+    """A line of progress, with the seconds since the start."""
+    print(f"{time.perf_counter() - _BEGAN:6.1f} s  {what}", file=sys.stderr, flush=True)
 
 
 def text_options(model: str, device: str, options: Sequence[str] = ()) -> list[str]:

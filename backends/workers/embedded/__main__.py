@@ -62,6 +62,13 @@ class TextOptions:
         return folder.resolve()
 
 
+def _version() -> str:
+    try:
+        return importlib.metadata.version("seawall")
+    except importlib.metadata.PackageNotFoundError:  # run from its sources
+        return "0+sources"
+
+
 def serve_text(options: TextOptions) -> None:
     """Serves a model until SIGTERM or SIGINT.
 
@@ -69,7 +76,7 @@ def serve_text(options: TextOptions) -> None:
     where it does not fit, RuntimeError if a step of the model fails.
     """
     folder = options.folder  # what is not there fails before the socket opens
-    version = importlib.metadata.version("seawall")
+    version = _version()
 
     def load() -> Loaded:
         if folder is None:
