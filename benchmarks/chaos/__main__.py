@@ -71,7 +71,7 @@ def main() -> int:
     parser.add_argument("--scenarios", help=f"names, separated by commas: {', '.join(SCENARIOS)}")
     parser.add_argument("--subjects", default="seawall", help=f"names, or all: {', '.join(SUBJECTS)}")
     parser.add_argument("--install", action="store_true", help="install the peers that are missing")
-    parser.add_argument("--rate", type=float, default=40.0, help="requests a second")
+    parser.add_argument("--rate", type=float, help="requests a second; 40 when left out, 10 for LiteLLM")
     parser.add_argument(
         "--save", action="store_true", help="keep the figures in benchmarks/results, and renew docs/chaos.md"
     )
@@ -94,7 +94,7 @@ def main() -> int:
             if subject.installed is not None and not subject.installed.exists():
                 continue
             try:
-                result = asyncio.run(run(subject, scenario, rate=options.rate, logs=options.logs))
+                result = asyncio.run(run(subject, scenario, rate=options.rate or subject.rate, logs=options.logs))
             except RuntimeError as error:
                 print(f"{scenario.name:>12} {name:>12} {error}", flush=True)
                 continue

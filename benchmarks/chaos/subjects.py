@@ -16,13 +16,15 @@ Urls = Mapping[str, str]
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """`command(work, port, urls)` writes the configuration into `work`; `installed` is None when nothing is needed."""
+    """`command(work, port, urls)` writes the configuration into `work`; `installed` is None when nothing is needed.
+    `rate`: requests a second that it can do on a part of a core, so that faults are measured and not its capacity."""
 
     name: str
     command: Callable[[Path, int, Urls], list[str]]
     installed: Path | None = None
     headers: Callable[[Urls], dict[str, str]] = lambda urls: {}
     env: dict[str, str] = field(default_factory=dict)
+    rate: float = 40.0
 
 
 _SEAWALL = """\
@@ -109,12 +111,12 @@ def _envoy(work: Path, port: int, urls: Urls) -> list[str]:
 
 _LITELLM = """\
 model_list:
-- {{model_name: tiny, litellm_params: {{model: hosted_vllm/tiny, api_base: "{a}/v1", timeout: 15, stream_timeout: 1}}}}
-- {{model_name: tiny, litellm_params: {{model: hosted_vllm/tiny, api_base: "{b}/v1", timeout: 15, stream_timeout: 1}}}}
-- {{model_name: spare, litellm_params: {{model: hosted_vllm/tiny, api_base: "{c}/v1", timeout: 15, stream_timeout: 1}}}}
+- {{model_name: tiny, litellm_params: {{model: hosted_vllm/tiny, api_base: "{a}/v1", timeout: 1, stream_timeout: 1}}}}
+- {{model_name: tiny, litellm_params: {{model: hosted_vllm/tiny, api_base: "{b}/v1", timeout: 1, stream_timeout: 1}}}}
+- {{model_name: spare, litellm_params: {{model: hosted_vllm/tiny, api_base: "{c}/v1", timeout: 1, stream_timeout: 1}}}}
 router_settings:
   num_retries: 2
-  timeout: 15
+  timeout: 1
   stream_timeout: 1
   allowed_fails: 3
   cooldown_time: 1
@@ -177,6 +179,7 @@ SUBJECTS = (
         _litellm,
         home("litellm") / "bin/litellm",
         env={"LITELLM_DANGEROUSLY_PERMIT_WEAK_OR_UNSET_MASTER_KEY": "true"},
+        rate=10.0,
     ),
     Subject(
         "portkey",
