@@ -21,9 +21,10 @@ _LEAVES_AFTER = 5
 
 @dataclass(slots=True)
 class Outcome:
-    """How one request ended. `verdict`: exact; refused (a 400); failed (said so); silent (cut, or wrong, and passed off
-    as whole); left. Times in loop time; `stall`: longest silence within a stream's content, in seconds. `request_id` is
-    what the gateway calls it, empty where it doesn't say."""
+    """How one request ended. `verdict`: exact; reduced (shorter after a lack of memory, and said so in
+    `X-Seawall-Warning`); refused (a 400); failed (said so); silent (cut, or wrong, and passed off as whole); left.
+    Times in loop time; `stall`: longest silence within a stream's content, in seconds. `request_id` is what the
+    gateway calls it, empty where it doesn't say."""
 
     stream: bool
     began: float
@@ -95,8 +96,9 @@ class Load:
             text = json.loads(data)["choices"][0]["message"]["content"]
         except (ValueError, KeyError, IndexError, TypeError):
             text = None
-        outcome.verdict = "exact" if text == _right(first) else "silent"
-        outcome.tokens = TOKENS
+        outcome.verdict = _verdict(text, first, answer)
+        outcome.why = f"not the count from {first}: {data[:300]!r}" if outcome.verdict == "silent" else ""
+        outcome.tokens = TOKENS if outcome.verdict == "exact" else 0
 
     async def _stream(
         self, session: aiohttp.ClientSession, body: Any, first: int, outcome: Outcome, *, leaves: bool
@@ -130,9 +132,9 @@ class Load:
                     outcome.verdict = "left"
                     answer.close()
                     return
-        whole = done and text == _right(first)
-        outcome.verdict = "exact" if whole else "silent"
-        outcome.why = "" if whole else "cut" if _right(first).startswith(text) else "wrong text"
+        outcome.verdict = _verdict(text, first, answer) if done else "silent"
+        if outcome.verdict == "silent":
+            outcome.why = "cut" if _right(first).startswith(text) else f"wrong text: {text[:300]!r}"
 
 
 async def read_slowly(host: str, port: int, seconds: float) -> int:
@@ -168,6 +170,13 @@ async def read_slowly(host: str, port: int, seconds: float) -> int:
     finally:
         writer.transport.abort()
     return len(read)
+
+
+def _verdict(text: str | None, first: int, answer: aiohttp.ClientResponse) -> str:
+    right = _right(first)
+    if text and text != right and right.startswith(text) and "X-Seawall-Warning" in answer.headers:
+        return "reduced"
+    return "exact" if text == right else "silent"
 
 
 def _right(first: int) -> str:

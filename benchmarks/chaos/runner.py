@@ -151,7 +151,7 @@ def summary(
     subject: str, scenario: Scenario, outcomes: list[Outcome], seen: list[dict[str, Any]], healed: float
 ) -> Result:
     """What a person wants to know of a run."""
-    right = {"exact", "left"} | ({"refused"} if scenario.refused else set())
+    right = {"exact", "reduced", "left"} | ({"refused"} if scenario.refused else set())
     unary = [outcome for outcome in outcomes if not outcome.stream]
     streams = [outcome for outcome in outcomes if outcome.stream]
     after = [outcome.ended - healed for outcome in outcomes if outcome.verdict not in right and outcome.ended > healed]

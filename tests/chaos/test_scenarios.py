@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from benchmarks.chaos.__main__ import problems
-from benchmarks.chaos.load import TOKENS, Outcome
+from benchmarks.chaos.load import TOKENS, Load, Outcome
 from benchmarks.chaos.runner import run, summary
 from benchmarks.chaos.scenarios import BY_NAME, SCENARIOS
 from benchmarks.chaos.subjects import BY_NAME as SUBJECTS
+from tests.support.fault_backend import FaultBackend
+from tests.support.faults import PRESETS
+from tests.support.gateway import running_gateway
 
 _QUICK = ("rst_stream",)
 
@@ -35,3 +40,13 @@ def test_a_silent_cut_an_error_and_a_wrong_answer_are_told_apart() -> None:
     assert (result.stall, result.amplification, result.recovery) == (0.2, 1.5, 4.0)
     assert result.why == {"silent: cut": 1, "failed: status 503": 1}
     assert len(problems(result, SCENARIOS[0])) == 3
+
+
+async def test_an_answer_made_smaller_that_says_so_is_not_silent() -> None:
+    async with FaultBackend() as backend:
+        backend.inject(replace(PRESETS["oom"], times=1))
+        text = f"backends: {{a: {{url: '{backend.url}', kind: vllm}}}}\nroutes: [{{model: tiny, backends: [a]}}]\n"
+        async with running_gateway(text) as gateway:
+            load = Load(f"{gateway.url}/v1/chat/completions", {}, rate=1000.0)
+            await load.run(0.001)
+    assert [outcome.verdict for outcome in load.outcomes] == ["reduced"]
