@@ -1,4 +1,5 @@
-"""The waiting room of a route: its requests stand in line there while all endpoints are at their limit, or down.
+"""The waiting room of a route: its requests stand in line there while all endpoints are at their limit, said that they
+are busy, or are down.
 
 A slot that frees is handed to the one whose turn it is. A new request joins the line behind those who wait, even if it
 meets the very moment at which a slot is free. When everything is down, requests wait for the first endpoint that comes
@@ -57,7 +58,7 @@ class WaitingRoom:
         self._called = 0  # those whose turn it is, but who have not run since
         self._streams = 0  # broken ones that wait for an endpoint; they stand in no line
         self._passed = 0  # those in the line that had no use for what is free now
-        self._was_up = True
+        self._was_serving = True
         self._down_since: float | None = None
         self._timer: asyncio.TimerHandle | None = None
 
@@ -98,7 +99,7 @@ class WaitingRoom:
         when a request that was not tried yet can't wait, or has waited in vain.
         """
         now = monotonic()
-        if not (self.crowded or self._makes_sense(plan, now)):
+        if not (self.crowded or self._makes_sense(ctx, plan, now)):
             return None
         entry = self._enter(ctx, now)
         if isinstance(entry, str):
@@ -114,7 +115,7 @@ class WaitingRoom:
                     self._in_vain(ctx, numbers, word, now)
                     return None
                 choice = plan.next(now) or plan.recovered(now)
-                if choice is not None or not self._makes_sense(plan, now):
+                if choice is not None or not self._makes_sense(ctx, plan, now):
                     return choice
                 # What is free is not for this request (its endpoint was asked already), or another route was faster.
                 entry.item = self._loop.create_future()
@@ -145,9 +146,15 @@ class WaitingRoom:
 
     # -- in ------------------------------------------------------------------------------------------------------------
 
-    def _makes_sense(self, plan: AttemptPlan[Candidate], now: float) -> bool:
+    def _patience(self, ctx: RequestContext, now: float) -> float:
+        """Until when the request may wait: one that comes back to its place has one `max_wait` in all."""
+        if ctx.place is not None:
+            return ctx.place.leaves_at
+        return min(ctx.deadline, now + self._queue.settings.max_wait)
+
+    def _makes_sense(self, ctx: RequestContext, plan: AttemptPlan[Candidate], now: float) -> bool:
         """Whether the request can be answered by waiting: for a slot, or for an endpoint that comes back."""
-        if plan.may_wait(now):
+        if plan.may_wait(now, self._patience(ctx, now)):
             return True
         longest = self._queue.settings.max_wait
         if longest <= 0 or not plan.may_recover(now) or given_up(endpoint.state for endpoint in self._endpoints):
@@ -186,7 +193,7 @@ class WaitingRoom:
         queue = self._queue
         if queue.refuses(priority, tenant_of(ctx)):
             return "queue_full"
-        if len(queue) and self._was_up and self._up(now):  # at the moment when one comes back, no rate is known yet
+        if len(queue) and self._was_serving and self._serving(now):  # when one comes back, no rate is known yet
             estimate = queue.wait_estimate(now, priority, tenant_of(ctx))
             if estimate is not None and estimate > min(queue.settings.max_wait, ctx.deadline - now):
                 return "too_long"
@@ -238,10 +245,10 @@ class WaitingRoom:
     def _go_on(self, now: float) -> None:
         """Sends away those whose time is up, calls up as many as there are slots, and looks again later."""
         queue = self._queue
-        up = self._up(now)
-        if up and not self._was_up:
+        serving = self._serving(now)
+        if serving and not self._was_serving:
             queue.measure_from(now)  # what was served while nothing was there says nothing of the rate now
-        self._was_up = up
+        self._was_serving = serving
         for entry in queue.expire(now):
             _tell(entry, "max_wait")
         places = self._places(now)
@@ -249,7 +256,8 @@ class WaitingRoom:
             self._called += _tell(called, None)
         if len(queue):
             expiry = queue.next_expiry()
-            self._look_again(min(now + _INTERVAL, expiry if expiry is not None else now))
+            pauses = [endpoint.away_until for endpoint in self._endpoints if endpoint.away_until > now]
+            self._look_again(min(now + _INTERVAL, expiry if expiry is not None else now, *pauses))
         else:
             if self._timer is not None:
                 self._timer.cancel()
@@ -267,6 +275,9 @@ class WaitingRoom:
 
     def _up(self, now: float) -> bool:
         return any(endpoint.up(now) for endpoint in self._endpoints)
+
+    def _serving(self, now: float) -> bool:
+        return any(endpoint.up(now) and endpoint.away_until <= now for endpoint in self._endpoints)
 
     def _places(self, now: float) -> int:
         """Slots that are free. An endpoint that is ejected has one when it is due for an early try."""

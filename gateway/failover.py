@@ -110,7 +110,7 @@ class Failover:
     async def _later(self, resumption: Resumption, until: float) -> bool:
         """Waits a moment, where an endpoint that is out now may be back before `until` (loop time)."""
         now = monotonic()
-        if now >= until or not self._attempts.plan.may_resume_later(now, resumption.fits):
+        if now >= until or not self._attempts.plan.may_resume_later(now, until, resumption.fits):
             return False
         moment = Signal()
         timer = self._loop.call_at(min(until, now + _INTERVAL), moment.set)

@@ -1,12 +1,13 @@
 """Where the next attempt of one request goes: tiers in order, endpoints within them, waits between.
 
-Rules: the first attempt, and the first in each further tier, is always granted; every other one counts against
-`attempts` and, unless it moves on from a failed endpoint to a sound one, needs a withdrawal from the retry budget,
-shared with hedges and resumes. An untried endpoint comes first and needs no wait; going back to a tried one waits for
-the backoff and its `Retry-After`. An endpoint that stayed silent is never asked again, a tier that was left never
-entered again. One that could not be reached comes after those that can. A failure that may be the request's own is
-tried at one more endpoint; a second one like it is the answer. When nobody else is left and more of a tier are
-ejected than may be, one of the ejected is asked.
+Rules: the first attempt of a request counts against `attempts`, the first in each other tier is granted on top; every
+further one counts and, unless it moves on from a failed endpoint to a sound one, needs a withdrawal from the retry
+budget, shared with hedges and resumes. Each attempt goes to the first tier that has an endpoint for it now, there to an
+untried one first; going back to a tried one waits for the backoff. An endpoint that asked to be left alone is passed
+over like one at its limit: nobody waits for it while another can be asked. One that stayed silent, or failed in a way
+that is not to be retried, is not asked again. One that could not be reached comes after those that can. A failure that
+may be the request's own is tried at one more endpoint; a second one like it is the answer. When nobody else is left and
+more of a tier are ejected than may be, one of the ejected is asked.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from policies.outcome import Blame, Elsewhere, ErrorKind, Failure
 _SILENT = frozenset({ErrorKind.INFERENCE_TIMEOUT})
 #: Tried elsewhere although they are not in `retry.on`: another endpoint may well have room, or the model.
 _ALWAYS_ELSEWHERE = frozenset({ErrorKind.OUT_OF_MEMORY, ErrorKind.MODEL_LOADING_FAILED, ErrorKind.MODEL_NOT_FOUND})
-#: Reasons of attempts that need no budget: the first of a request, and of each further tier.
+#: Reasons of attempts that need no budget: the first of a request, and of each other tier.
 _GRANTED = frozenset({"primary", "fallback"})
 #: The reason of an attempt at an endpoint whose circuit is open.
 LAST_RESORT = "last_resort"
@@ -90,11 +91,14 @@ class AttemptPlan(Generic[T]):
         "_backoff",
         "_broken",
         "_charge",
+        "_counted",
         "_deadline",
         "_doubts",
         "_draw",
         "_ejected",
+        "_entered",
         "_failed_at",
+        "_first",
         "_last",
         "_max_attempts",
         "_max_resumes",
@@ -103,10 +107,9 @@ class AttemptPlan(Generic[T]):
         "_pick",
         "_recoveries",
         "_returns",
-        "_silent",
+        "_spent",
         "_tier",
         "_tiers",
-        "_tried",
         "_withdraw",
         "budget_exhausted",
         "too_late",
@@ -145,11 +148,13 @@ class AttemptPlan(Generic[T]):
         self._failed_at = 0.0
         self._recoveries = 0
         self._tier = 0
-        self._tried: list[T] = []  # of the present tier
+        self._first = 0  # tiers before it would say what one of them has said
+        self._entered: set[int] = set()
         self._asked: list[T] = []
-        self._silent: list[T] = []
+        self._spent: list[T] = []  # not to be asked again
         self._broken: list[T] = []
         self._attempts = 0
+        self._counted = False  # whether the last choice is among them
         self._returns = 0
         self._min_context = 0
         self._doubts = 0
@@ -166,25 +171,32 @@ class AttemptPlan(Generic[T]):
         """The next attempt, or None when there is nowhere to go now. None changes nothing: it may be asked again."""
         if not self._may_go_on():
             return None
-        for tier in range(self._tier, len(self._tiers)):
+        for tier in self._reach():
             choice = self._within(tier, now)
             if choice is not None:
                 return self._taken(tier, choice)
         return self._from_ejected(now)
 
-    def may_wait(self, now: float) -> bool:
-        """Whether an endpoint that `next` would choose is only at its limit."""
+    def may_wait(self, now: float, until: float) -> bool:
+        """Whether an endpoint that `next` would choose is only at its limit, or asked to be left alone no longer than
+        `until`."""
+
+        def hindered(target: T) -> bool:
+            away = target.away_until()
+            return away < until and (target.busy(now) or (away > now and target.usable(now)))
+
         return self._may_go_on() and any(
-            self._granted(tier, self._open([t for t in self._tiers[tier] if t.busy(now)])) is not None
-            for tier in range(self._tier, len(self._tiers))
+            self._granted(tier, self._open([t for t in self._tiers[tier] if hindered(t)])) is not None
+            for tier in self._reach()
         )
 
     def may_recover(self, now: float) -> bool:
-        """Whether every endpoint left to this request is out or in doubt, or one that is back has no slot yet."""
+        """Whether every endpoint left to this request is out or in doubt, or one that is back has no slot yet; those
+        that asked to be left alone aside."""
         last = self._last
         if last is not None and (last.elsewhere is not Elsewhere.YES or last.kind not in self._on):
             return False
-        targets = [target for tier in self._tiers[self._tier :] for target in self._open(tier)]
+        targets = [t for tier in self._reach() for t in self._open(self._tiers[tier]) if t.away_until() <= now]
         out = all(target.doubtful() or not (target.usable(now) or target.busy(now)) for target in targets)
         back = any(target.busy(now) and target.recovered_since(self._failed_at, now) for target in targets)
         return bool(targets) and (out or back) and self._recoveries < MAX_RECOVERIES
@@ -196,9 +208,8 @@ class AttemptPlan(Generic[T]):
         """
         if not self._may_go_on() or self._recoveries >= MAX_RECOVERIES:
             return None
-        for tier in range(self._tier, len(self._tiers)):
-            usable = [target for target in self._tiers[tier] if target.usable(now) and target.away_until() <= now]
-            open_ = self._in_time(self._open(usable), now)
+        for tier in self._reach():
+            open_ = self._in_time(self._ready(self._tiers[tier], now), now)
             back = [target for target in open_ if target.recovered_since(self._failed_at, now)]
             if back:
                 self._recoveries += 1
@@ -208,8 +219,8 @@ class AttemptPlan(Generic[T]):
 
     def beside(self, now: float, running: Sequence[T]) -> Choice[T] | None:
         """Another endpoint to ask while the running ones are slow; None when there is none or no budget."""
-        self._silent.extend(target for target in running if target not in self._silent)
-        choice = self.next(now)
+        self._spent.extend(target for target in running if target not in self._spent)
+        choice = self.next(now) or self._after_pause(now)
         if choice is None or choice.why in _GRANTED:
             return choice
         return Choice(choice.target, choice.delay, "beside")
@@ -221,8 +232,8 @@ class AttemptPlan(Generic[T]):
         """
         if self._attempts >= self._max_attempts or len(running) == 0:
             return None
-        usable = [t for t in self._tiers[self._tier] if t not in self._tried and t.usable(now)]
-        present = [target for target in self._in_time(self._open(usable), now) if target.away_until() <= now]
+        fresh = [target for target in self._tiers[self._tier] if target not in self._asked]
+        present = self._in_time(self._ready(fresh, now), now)
         if not present or not withdraw(now):
             return None
         return self._taken(self._tier, Choice(self._pick(present, now), 0.0, HEDGE))
@@ -247,21 +258,28 @@ class AttemptPlan(Generic[T]):
             return None
         if self._attempts < self._max_attempts + self._max_resumes:
             for tier, targets, delay, why in self._resumable(now, fits):
-                if targets and (choice := self._choice(targets, now, delay, why)) is not None:
+                if (choice := self._choice(targets, now, delay, why)) is not None:
                     if not self._paid(now, choice.target, left=True):
                         return None
                     self._returns += why == RESUME and choice.target in self._asked
                     return self._taken(tier, choice)
         return self._resume_at_recovered(now, fits)
 
-    def may_resume_later(self, now: float, fits: Callable[[T], bool]) -> bool:
-        """Whether an endpoint that could go on with the answer is out, in doubt or on probation now."""
+    def may_resume_later(self, now: float, until: float, fits: Callable[[T], bool]) -> bool:
+        """Whether an endpoint that could go on with the answer is out, in doubt or on probation now, or asked to be
+        left alone; not one that asked for longer than `until`."""
         if not self._may_go_elsewhere():
             return False
-        if self._attempts >= self._max_attempts + self._max_resumes and self._recoveries >= MAX_RECOVERIES:
+        used_up = self._attempts >= self._max_attempts + self._max_resumes
+        if used_up and self._recoveries >= MAX_RECOVERIES:
             return False
-        targets = [target for tier in self._tiers for target in self._unbroken(tier, fits)]
-        return any(not (target.sound() and (target.usable(now) or target.busy(now))) for target in targets)
+
+        def hindered(target: T) -> bool:
+            out = not (target.sound() and (target.usable(now) or target.busy(now)))
+            away = target.away_until()
+            return away < until and (out or (away > now and not used_up))
+
+        return any(hindered(target) for tier in self._tiers for target in self._unbroken(tier, fits))
 
     def _may_go_elsewhere(self) -> bool:
         last = self._last
@@ -285,8 +303,8 @@ class AttemptPlan(Generic[T]):
         if self._recoveries >= MAX_RECOVERIES:
             return None
         for tier, targets in enumerate(self._tiers):
-            usable = [t for t in self._in_time(self._unbroken(targets, fits), now) if t.usable(now)]
-            back = [t for t in usable if t.recovered_since(self._failed_at, now) and t.away_until() <= now]
+            ready = self._ready(self._in_time(self._unbroken(targets, fits), now), now)
+            back = [target for target in ready if target.recovered_since(self._failed_at, now)]
             if back:
                 self._recoveries += 1
                 self._charge(now)
@@ -298,7 +316,7 @@ class AttemptPlan(Generic[T]):
 
     def forgo(self) -> None:
         """The last choice came to nothing: its endpoint had gone before it was asked, which is no attempt."""
-        self._attempts -= 1
+        self._attempts -= self._counted
 
     def broke(self, target: T, failure: Failure, now: float) -> None:
         """Records that an answer which had begun broke there."""
@@ -310,8 +328,11 @@ class AttemptPlan(Generic[T]):
         self._last = failure
         self._failed_at = now
         self._doubts += failure.elsewhere is Elsewhere.ONCE
-        if failure.kind in _SILENT and target not in self._silent:
-            self._silent.append(target)
+        final = failure.kind in _SILENT or failure.kind not in self._on or failure.elsewhere is Elsewhere.ONCE
+        if final and target not in self._spent:
+            self._spent.append(target)
+        if failure.elsewhere in (Elsewhere.NEXT_TIER, Elsewhere.LONGER_CONTEXT):
+            self._first = max([self._first, *(n + 1 for n, tier in enumerate(self._tiers) if target in tier)])
         if failure.elsewhere is Elsewhere.LONGER_CONTEXT:
             stated = failure.details.get("max_length")
             known = stated if isinstance(stated, int) else target.context_length
@@ -322,22 +343,28 @@ class AttemptPlan(Generic[T]):
     def _may_go_on(self) -> bool:
         return self._last is None or (self._last.elsewhere is not Elsewhere.NO and self._doubts <= 1)
 
+    def _reach(self) -> range:
+        """The tiers that an attempt may go to. One that was passed over or left may have an endpoint again."""
+        return range(self._first, len(self._tiers))
+
     def _open(self, targets: Sequence[T]) -> list[T]:
         """Those of a tier's targets that this request may go to."""
-        if not self._silent and self._min_context == 0:
+        if not self._spent and self._min_context == 0:
             return list(targets)
-        return [target for target in targets if target not in self._silent and self._fits(target)]
+        return [target for target in targets if target not in self._spent and self._fits(target)]
+
+    def _ready(self, targets: Sequence[T], now: float) -> list[T]:
+        """Those that may be asked now."""
+        return self._open([target for target in targets if target.usable(now) and target.away_until() <= now])
 
     def _granted(self, tier: int, open_: list[T]) -> tuple[list[T], str] | None:
         """Which of these the next attempt may go to, and why; None when the tier has had its share. But for budget."""
         if not open_:
             return None
-        if tier != self._tier or not self._tried:  # the tier's first attempt
+        if tier not in self._entered:  # the tier's first attempt
             return open_, "primary" if tier == 0 else "fallback"
         last = self._last
-        if last is not None and last.elsewhere in (Elsewhere.NEXT_TIER, Elsewhere.LONGER_CONTEXT):
-            return None
-        fresh = [target for target in open_ if target not in self._tried]
+        fresh = [target for target in open_ if target not in self._asked]
         doubtful = last is not None and last.elsewhere is Elsewhere.ONCE
         always = last is not None and (doubtful or last.kind in _ALWAYS_ELSEWHERE)
         retryable = last is None or last.kind in self._on or (bool(fresh) and always)
@@ -347,14 +374,14 @@ class AttemptPlan(Generic[T]):
 
     def _within(self, tier: int, now: float) -> Choice[T] | None:
         targets = self._tiers[tier]
-        if self._draw is not None and not self._tried and self._last is None:
+        if self._draw is not None and not self._asked and self._last is None:
             choice = self._among(self._draw(targets), tier, now)
-            if choice is not None and choice.delay == 0.0 and not choice.target.avoided():
+            if choice is not None and not choice.target.avoided():
                 return choice
         return self._among(targets, tier, now)
 
     def _among(self, of_tier: Sequence[T], tier: int, now: float) -> Choice[T] | None:
-        granted = self._granted(tier, self._open([t for t in of_tier if t.usable(now)]))
+        granted = self._granted(tier, self._ready(of_tier, now))
         if granted is None:
             return None
         targets, why = granted
@@ -379,23 +406,35 @@ class AttemptPlan(Generic[T]):
             or (last is not None and (last.elsewhere is not Elsewhere.YES or last.kind not in self._on))
         ):
             return None
-        for tier in range(self._tier, len(self._tiers)):
-            targets = self._open(self._ejected(self._tiers[tier], now))
-            if targets:
-                choice = self._choice(targets, now, 0.0, LAST_RESORT)
-                if choice is None or (self._attempts and not self._paid(now, choice.target)):
+        for tier in self._reach():
+            choice = self._choice(self._open(self._ejected(self._tiers[tier], now)), now, 0.0, LAST_RESORT)
+            if choice is not None:
+                if self._attempts and not self._paid(now, choice.target):
                     return None
                 return self._taken(tier, choice)
         return None
 
+    def _after_pause(self, now: float) -> Choice[T] | None:
+        """The first to be back of those that asked to be left alone: what runs may answer before that."""
+        waits = []
+        for tier in self._reach():
+            granted = self._granted(tier, self._open([t for t in self._tiers[tier] if t.usable(now)]))
+            if granted is not None:
+                waits += [(target.away_until(), tier, target, granted[1]) for target in granted[0]]
+        for back_at, tier, target, why in sorted(waits, key=lambda wait: wait[0]):
+            if back_at > now and self._in_time([target], back_at):
+                if why not in _GRANTED and not self._paid(now, target):
+                    return None
+                return self._taken(tier, Choice(target, back_at - now, why))
+        return None
+
     def _taken(self, tier: int, choice: Choice[T]) -> Choice[T]:
-        if tier != self._tier:
-            self._tier = tier
-            self._tried = []
-        self._attempts += 1
-        for known in (self._tried, self._asked):
-            if choice.target not in known:
-                known.append(choice.target)
+        self._counted = not self._entered or choice.why not in _GRANTED
+        self._attempts += self._counted
+        self._tier = tier
+        self._entered.add(tier)
+        if choice.target not in self._asked:
+            self._asked.append(choice.target)
         return choice
 
     def _paid(self, now: float, target: T, *, left: bool = False) -> bool:
@@ -412,20 +451,14 @@ class AttemptPlan(Generic[T]):
         self.budget_exhausted = True
         return False
 
-    def _choice(self, targets: list[T], now: float, delay: float, why: str) -> Choice[T] | None:
-        """Those that did not ask to be left alone first, and of these those that are surely there; else the soonest
-        back, if it is back before the deadline."""
-        targets = self._in_time(targets, now + delay)
-        present = [target for target in targets if target.away_until() <= now]
-        if present:
-            if len(present) > 1:
-                present = [target for target in present if not target.avoided()] or present
-            return Choice(self._pick(present, now), delay, why)
-        waits = [(max(delay, target.away_until() - now), target) for target in targets]
-        for delay, soonest in sorted(waits, key=lambda wait: wait[0]):
-            if self._in_time([soonest], now + delay):
-                return Choice(soonest, delay, why)
-        return None
+    def _choice(self, targets: Sequence[T], now: float, delay: float, why: str) -> Choice[T] | None:
+        """One of those that did not ask to be left alone, and of these one that is surely there; None without any."""
+        present = self._in_time([target for target in targets if target.away_until() <= now], now + delay)
+        if not present:
+            return None
+        if len(present) > 1:
+            present = [target for target in present if not target.avoided()] or present
+        return Choice(self._pick(present, now), delay, why)
 
     def _in_time(self, targets: Sequence[T], start: float) -> list[T]:
         """Those of which an attempt that starts at that time can have an answer before the deadline."""

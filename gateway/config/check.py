@@ -36,10 +36,10 @@ class Report:
 
 
 def worst_case(config: Config, route: RouteConfig) -> WorstCase:
-    """Attempts and seconds at worst: every tier is granted one attempt, even beyond `retry.attempts`."""
+    """Attempts and seconds at worst: every further tier is granted one attempt beyond `retry.attempts`."""
     policy = config.policy_for(route)
     timeout, backoff = policy.timeout, policy.retry.backoff
-    attempts = max(policy.retry.attempts, len(route.tiers))
+    attempts = policy.retry.attempts + len(route.tiers) - 1
     seconds = policy.admission.max_wait + attempts * (timeout.connect + timeout.first_token)
     wait = backoff.initial
     for _ in range(attempts - 1):

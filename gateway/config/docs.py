@@ -87,8 +87,8 @@ merged key by key, lists and plain values are replaced. Writing `default` change
 nothing itself. `images` exists too, as `{timeout: {first_token: 2m}}`, until you write your own.
 A `concurrency` of another `mode` replaces the inherited one whole.
 
-`retry.attempts` counts the attempts of a request over all tiers together, the first included; each tier of a route is
-granted at least one, so a request makes at most `max(retry.attempts, number of tiers)`.
+`retry.attempts` counts the attempts of a request over all tiers together, the first included; each further tier of a
+route is granted one more, so a request makes at most `retry.attempts` and one for each fallback tier.
 """
 
 

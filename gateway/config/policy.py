@@ -78,7 +78,7 @@ class RetryPolicy(Section):
         ge=1,
         le=10,
         description="Attempts a request may use over all tiers together, the first included. "
-        "Each further tier is granted at least one.",
+        "Each further tier is granted one more.",
         examples=[3],
     )
     backoff: Annotated[BackoffPolicy, BeforeValidator(or_empty)] = Field(

@@ -115,14 +115,15 @@ async def test_an_answer_is_not_kept_waiting_for_an_endpoint_that_is_away() -> N
 
 
 async def test_an_endpoint_that_was_ejected_during_a_pause_is_not_asked() -> None:
-    async with stack(primaries=1, fallback=True, policy=POLICY) as (gateway, (away, _)):
+    policy = POLICY.replace("{initial: 1ms, max: 1ms}", "{initial: 2s, max: 2s, jitter: none}")
+    async with stack(primaries=1, fallback=True, policy=policy) as (gateway, (failing, _)):
         endpoint = gateway.gateway.runtime.endpoints["b0"]
-        endpoint.away_until = monotonic() + 0.3
+        failing.inject(fault("internal_error", times=1))
         asking = asyncio.create_task(gateway.chat())
-        await eventually(lambda: endpoint.in_flight == 1)
+        await eventually(lambda: endpoint.breaker.snapshot(monotonic()).failures == 1 and endpoint.in_flight == 1)
         endpoint.set_service(Service.EJECTED, monotonic())
         assert (await asking).headers["x-seawall-backend"] == "b1"
-        assert away.log.to("/v1/chat/completions") == []
+        assert len(failing.log.to("/v1/chat/completions")) == 1
 
 
 @pytest.mark.parametrize(("within", "attempts"), [(60.0, "1"), (0.0, "2")])

@@ -20,8 +20,8 @@ TIMES = "timeout: {connect: 1s, first_token: 9s, total: 1m}, admission: {max_wai
         ("{attempts: 3, backoff: {initial: 1s, factor: 2, max: 10s}}", "[]", 3, 5 + 30 + 1 + 2),
         ("{attempts: 4, backoff: {initial: 1s, factor: 10, max: 3s}}", "[]", 4, 5 + 40 + 1 + 3 + 3),
         ("{attempts: 1, backoff: {initial: 0s}}", "[b, c]", 3, 5 + 30),
-        ("{attempts: 4, backoff: {initial: 0s}}", "[b, c]", 4, 5 + 40),
-        ("{attempts: 10}", "[b, c]", 10, 60),
+        ("{attempts: 4, backoff: {initial: 0s}}", "[b, c]", 6, 60),
+        ("{attempts: 10}", "[b, c]", 12, 60),
     ],
 )
 def test_the_worst_case_counts_queue_attempts_and_waits_up_to_the_deadline(retry, fallback, attempts, seconds):
@@ -36,14 +36,14 @@ def test_a_sound_file_is_reported_with_warnings_and_worst_cases(tmp_path):
     report = check_file(path, {})
     assert report.problems == []
     assert [problem.path for problem in report.warnings] == ["backends.c"]
-    assert report.worst_cases["m"].attempts == 3
+    assert report.worst_cases["m"].attempts == 4
     assert render(report).splitlines() == [
         f"warning: {path}:1:56: backends.c: no route uses this backend",
         f"{path}: 3 backends, 1 route; no errors, 1 warning",
         "",
         "at worst:",
         "route  tiers  attempts  resumes  first token or error  whole answer",
-        "m      2      3         2        106.1s                10m",
+        "m      2      4         2        138.3s                10m",
     ]
 
 

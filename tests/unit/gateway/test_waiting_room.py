@@ -15,13 +15,15 @@ from policies.admission import AdmissionSettings
 class Up:
     """An endpoint that may be asked."""
 
+    away_until = 0.0
+
     def up(self, now: float) -> bool:
         return True
 
 
-@pytest.mark.parametrize(("was_up", "refusal"), [(False, None), (True, "too_long")])
+@pytest.mark.parametrize(("was_serving", "refusal"), [(False, None), (True, "too_long")])
 async def test_the_rate_of_an_outage_is_not_taken_for_that_of_a_backend_which_has_just_come_back(
-    was_up: bool, refusal: str | None
+    was_serving: bool, refusal: str | None
 ) -> None:
     endpoint: Any = Up()
     room = WaitingRoom(AdmissionSettings(max_queue=256, max_wait=10.0), [endpoint])
@@ -32,5 +34,5 @@ async def test_the_rate_of_an_outage_is_not_taken_for_that_of_a_backend_which_ha
         room._queue.served(now - 1.0)
     for _ in range(100):
         room._queue.enqueue(room._loop.create_future(), 5, "127.0.0.1", now, now + 10.0)
-    room._was_up = was_up
+    room._was_serving = was_serving
     assert room._refusal(ctx, 5, now) == refusal

@@ -174,10 +174,62 @@ def test_without_budget_the_tier_is_left_and_that_is_said() -> None:
     assert wanted.budget_exhausted
 
 
-def test_an_endpoint_that_asked_for_a_pause_is_passed_over_or_waited_for() -> None:
-    assert walk(plan([[Place("a", away=5.0), Place("b")]], attempts=1), BROKEN)[0] == ("b", 0.0, "primary")
-    assert walk(plan([[Place("a", away=5.0)]], attempts=1), BROKEN)[0] == ("a", 5.0, "primary")
-    assert walk(plan([[Place("a", away=5.0)]], attempts=1, deadline=4.0), BROKEN) == []
+def test_an_endpoint_that_asked_for_a_pause_is_passed_over_for_a_further_tier_too() -> None:
+    away, ejected = Place("away", away=5.0), Place("ejected", open=False)
+    assert walk(plan([[away, Place("b")]]), BROKEN)[0] == ("b", 0.0, "primary")
+    assert walk(plan([[away], [Place("b")]]), BROKEN)[0] == ("b", 0.0, "fallback")
+    assert walk(plan([[away], [ejected]], ejected=[ejected]), BROKEN)[0] == ("ejected", 0.0, "last_resort")
+    assert plan([[away]]).next(0.0) is None
+
+
+def test_when_all_are_busy_each_is_asked_once_and_then_the_first_whose_pause_is_over() -> None:
+    a, b, c = Place("a"), Place("b"), Place("c")
+    wanted = plan([[a, b], [c]])
+    for place, why in ((a, "primary"), (b, "retry"), (c, "fallback")):
+        assert chosen_at(wanted, 0.0) == (place, why)
+        place.away = 1.0 if place is b else 2.0
+        wanted.failed(place, Failure(ErrorKind.MODEL_OVERLOADED), 0.0)
+    assert wanted.next(0.5) is None
+    assert wanted.may_wait(0.5, until=10.0)
+    assert chosen_at(wanted, 1.0) == (b, "retry_same")
+    b.away = 3.0
+    wanted.failed(b, Failure(ErrorKind.MODEL_OVERLOADED), 1.0)
+    assert not wanted.may_wait(1.5, until=10.0)  # no attempt is left
+    assert wanted.next(4.0) is None
+
+
+def test_an_attempt_goes_to_the_first_tier_that_has_an_endpoint_for_it_now() -> None:
+    a, b, c = Place("a", open=False), Place("b", open=False), Place("c")
+    wanted = plan([[a, b], [c]])
+    assert chosen_at(wanted, 0.0) == (c, "fallback")
+    wanted.failed(c, BROKEN, 1.0)
+    a.open = b.open = True
+    assert chosen_at(wanted, 1.0) == (a, "primary")
+    wanted.failed(a, BROKEN, 1.0)
+    assert chosen_at(wanted, 1.0) == (b, "retry")
+
+
+def test_whoever_waits_for_one_that_comes_back_may_go_to_a_tier_that_was_left() -> None:
+    a, c = Place("a"), Place("c")
+    wanted = plan([[a], [c]], attempts=1)
+    for place in (a, c):
+        assert chosen_at(wanted, 1.0) is not None
+        wanted.failed(place, Failure(ErrorKind.BACKEND_UNREACHABLE), 1.0)
+        place.open = False
+    assert wanted.may_recover(1.5)
+    assert wanted.recovered(1.5) is None
+    a.open, a.back_at = True, 2.0
+    choice = wanted.recovered(2.0)
+    assert choice is not None
+    assert (choice.target, choice.why) == (a, "recovered")
+
+
+@pytest.mark.parametrize("final", [ErrorKind.OUT_OF_MEMORY, ErrorKind.MODEL_LOADING_FAILED])
+def test_who_failed_in_a_way_that_is_not_retried_is_not_asked_again_after_another(final: ErrorKind) -> None:
+    assert [name for name, *_ in walk(plan([[Place("a")], [Place("c")]], attempts=5), Failure(final), BROKEN)] == [
+        "a",
+        *["c"] * 5,
+    ]
 
 
 def test_a_tier_without_a_usable_endpoint_is_skipped() -> None:
@@ -201,11 +253,16 @@ def test_none_changes_nothing_so_that_it_may_be_asked_again() -> None:
         ([[Place("a", full=True)]], True),
         ([[Place("a", open=False)]], False),
         ([[Place("a", open=False)], [Place("b", full=True)]], True),
+        ([[Place("a", away=5.0)]], True),
+        ([[Place("a", away=5.0, full=True)]], True),
+        ([[Place("a", away=15.0)]], False),
+        ([[Place("a", away=15.0, full=True)]], False),
+        ([[Place("a", away=5.0, open=False)]], False),
         ([[]], False),
     ],
 )
-def test_waiting_is_worth_it_only_for_an_endpoint_at_its_limit(tiers: list[list[Place]], waits: bool) -> None:
-    assert plan(tiers).may_wait(0.0) is waits
+def test_waiting_is_worth_it_for_an_endpoint_at_its_limit_or_soon_back(tiers: list[list[Place]], waits: bool) -> None:
+    assert plan(tiers).may_wait(0.0, until=10.0) is waits
 
 
 @pytest.mark.parametrize(
@@ -224,7 +281,7 @@ def test_after_a_failure_waiting_is_worth_it_only_where_a_retry_is_due(
     wanted = plan([[a, Place("b", full=True)]], attempts=attempts)
     assert wanted.next(0.0) is not None
     wanted.failed(a, Failure(kind), 1.0)
-    assert wanted.may_wait(0.0) is waits
+    assert wanted.may_wait(0.0, until=10.0) is waits
 
 
 def test_the_ejected_are_asked_only_when_nobody_else_can_be() -> None:
@@ -241,6 +298,20 @@ def test_further_ones_of_the_ejected_are_retries() -> None:
     assert len(walk(plan([places], attempts=3, ejected=places), BROKEN)) == 3
     assert len(walk(plan([places], ejected=places), Failure(ErrorKind.INVALID_INPUT))) == 1
     assert len(walk(plan([places], ejected=places), Failure(ErrorKind.OUT_OF_MEMORY))) == 1
+
+
+def test_beside_a_slow_attempt_one_that_asked_to_be_left_alone_is_asked_when_its_pause_is_over() -> None:
+    a, b, c = Place("a"), Place("b", away=5.0), Place("c", away=3.0)
+    budget = Budget(left=1)
+    wanted = plan([[a, b, c]], budget=budget, deadline=6.0)
+    assert wanted.next(1.0) is not None
+    choice = wanted.beside(1.0, [a])
+    assert choice is not None
+    assert (choice.target, choice.delay, choice.why) == (c, 2.0, "beside")
+    assert wanted.beside(1.0, [a, c]) is None  # the budget is spent
+    late = plan([[a, b]], deadline=4.0)
+    assert late.next(1.0) is not None
+    assert late.beside(1.0, [a]) is None
 
 
 def test_beside_a_slow_attempt_only_another_endpoint_is_asked() -> None:
@@ -260,7 +331,7 @@ def test_beside_a_slow_attempt_only_another_endpoint_is_asked() -> None:
     st.lists(st.sampled_from(list(ErrorKind)), min_size=1, max_size=20),
     st.integers(0, 5),
 )
-def test_attempts_are_bounded_and_tiers_never_visited_twice(
+def test_attempts_are_bounded_and_no_tier_is_entered_whose_model_is_unknown(
     sizes: list[int], attempts: int, kinds: list[ErrorKind], budget: int
 ) -> None:
     places = {
@@ -270,7 +341,9 @@ def test_attempts_are_bounded_and_tiers_never_visited_twice(
     money = Budget(left=budget)
     made = walk(plan(tiers, attempts=attempts, budget=money), *[Failure(kind) for kind in kinds])
     visited = [int(name.split(".")[0]) for name, *_ in made]
-    assert visited == sorted(visited)
+    for number, tier in enumerate(visited[:-1]):
+        if kinds[min(number, len(kinds) - 1)] in (ErrorKind.MODEL_NOT_FOUND, ErrorKind.CONTEXT_LENGTH_EXCEEDED):
+            assert min(visited[number + 1 :]) > tier
     assert len(made) <= max(attempts, 1) + len(sizes) - 1
     assert len(made) <= len(sizes) + budget
 
@@ -484,7 +557,7 @@ def test_it_is_never_tried_again_at_the_same_endpoint_and_a_fallback_is_as_good_
     p.failed(a, DOUBTFUL, 0.0)
     assert chosen(p) == (b, "fallback")
     p.failed(b, Failure(ErrorKind.BACKEND_UNREACHABLE), 0.0)
-    assert chosen(p) == (b, "retry_same")
+    assert chosen(p) == (b, "retry_same")  # and not a, which is in an earlier tier
 
 
 def chosen(p: AttemptPlan[Place]) -> tuple[Place, str] | None:
@@ -511,9 +584,12 @@ def test_with_ample_time_nothing_is_asked_about_it() -> None:
 
 
 def test_a_pause_counts_towards_what_an_attempt_needs() -> None:
-    a = Place("a", quickest=1.0, away=2.5)
-    assert chosen_at(plan([[a]], deadline=3.0), 0.0) is None
-    assert chosen_at(plan([[a]], deadline=4.0), 0.0) == (a, "primary")
+    a, b = Place("a"), Place("b", quickest=1.0, away=2.5)
+    for deadline, choice in ((3.0, None), (4.0, b)):
+        p = plan([[a, b]], deadline=deadline)
+        assert chosen_at(p, 0.0) == (a, "primary")
+        beside = p.beside(0.0, [a])
+        assert (beside.target if beside is not None else None) is choice
 
 
 def chosen_at(p: AttemptPlan[Place], now: float) -> tuple[Place, str] | None:

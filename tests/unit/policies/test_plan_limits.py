@@ -85,10 +85,10 @@ def test_one_that_was_passed_over_as_too_slow_is_remembered() -> None:
     assert wanted.too_late
 
 
-def test_one_that_is_away_is_waited_for_from_now_on() -> None:
+def test_one_that_is_away_is_not_waited_for_while_one_that_failed_may_be_asked_again() -> None:
     choice = tried([Place("a"), Place("b", away=5.0)]).next(3.0)
     assert choice is not None
-    assert (choice.target.name, choice.delay) == ("b", pytest.approx(2.0))
+    assert (choice.target.name, choice.delay) == ("a", 0.0)
 
 
 @pytest.mark.parametrize(("length", "fits"), [(999, False), (1000, False), (1001, True), (None, False)])
@@ -119,7 +119,7 @@ def test_the_next_tier_beside_a_silent_one_is_called_a_fallback() -> None:
 
 def test_what_must_not_go_on_waits_for_nothing() -> None:
     wanted = tried([Place("a")], [Place("b", full=True)], failure=REFUSED)
-    assert not wanted.may_wait(1.0)
+    assert not wanted.may_wait(1.0, 11.0)
 
 
 @pytest.mark.parametrize(("failure", "recovers"), [(UNREACHABLE, True), (NOT_RETRIED, False), (IN_DOUBT, False)])
@@ -188,14 +188,14 @@ def test_one_of_several_that_is_back_without_a_slot_is_worth_waiting_for() -> No
 )
 def test_after_which_failures_a_broken_answer_goes_on(failure: Failure, goes_on: bool) -> None:
     wanted = broken([Place("a"), Place("b")], failure=failure)
-    assert wanted.may_resume_later(1.0, lambda place: True) is goes_on
+    assert wanted.may_resume_later(1.0, 11.0, lambda place: True) is goes_on
     assert (wanted.resume(1.0, anywhere) is not None) is goes_on
 
 
 def test_an_answer_that_has_not_begun_is_not_resumed() -> None:
     wanted = plan([[Place("a")]])
     assert wanted.resume(1.0, anywhere) is None
-    assert not wanted.may_resume_later(1.0, anywhere)
+    assert not wanted.may_resume_later(1.0, 11.0, anywhere)
 
 
 def test_one_in_doubt_that_was_not_asked_yet_may_be_asked_to_go_on_but_not_again() -> None:
@@ -229,7 +229,7 @@ def test_each_return_for_a_resume_waits_longer() -> None:
     ],
 )
 def test_which_endpoint_a_broken_answer_may_wait_for(state: dict[str, Any], later: bool) -> None:
-    assert broken([Place("a"), Place("b", **state)]).may_resume_later(2.0, anywhere) is later
+    assert broken([Place("a"), Place("b", **state)]).may_resume_later(2.0, 12.0, anywhere) is later
 
 
 def test_a_broken_answer_waits_until_both_its_attempts_and_its_recoveries_are_spent() -> None:
@@ -240,14 +240,14 @@ def test_a_broken_answer_waits_until_both_its_attempts_and_its_recoveries_are_sp
     wanted.failed(b, UNREACHABLE, 1.0)
     b.open = False
     for number in range(2, MAX_RECOVERIES + 2):
-        assert wanted.may_resume_later(number, anywhere)  # attempts are spent, recoveries are not
+        assert wanted.may_resume_later(number, number + 10.0, anywhere)  # attempts are spent, recoveries are not
         b.open, b.back_at = True, number + 0.5
         choice = wanted.resume(number + 0.6, anywhere)
         assert choice is not None
         assert choice.why == RECOVERED
         wanted.failed(b, UNREACHABLE, number + 0.7)
         b.open = False
-    assert not wanted.may_resume_later(9.0, anywhere)
+    assert not wanted.may_resume_later(9.0, 19.0, anywhere)
 
 
 def test_with_attempts_left_it_waits_on_though_its_recoveries_are_spent() -> None:
@@ -262,7 +262,7 @@ def test_with_attempts_left_it_waits_on_though_its_recoveries_are_spent() -> Non
         b.back_at = number + 2.0
     assert whys == [RESUME, *[RECOVERED] * MAX_RECOVERIES]
     assert wanted.resume(9.0, anywhere) is None
-    assert wanted.may_resume_later(9.0, anywhere)
+    assert wanted.may_resume_later(9.0, 19.0, anywhere)
 
 
 def test_a_resume_at_one_that_came_back_is_counted_even_without_budget() -> None:

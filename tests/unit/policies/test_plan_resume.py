@@ -97,14 +97,23 @@ def test_it_goes_on_at_each_other_endpoint_and_never_where_it_broke() -> None:
     [
         (Place("b", up=False), None),
         (Place("b", full=True), "b"),
-        (Place("b", away=5.0), "b"),
-        (Place("b", away=500.0), None),
+        (Place("b", away=5.0), None),
     ],
 )
 def test_who_may_be_asked(other: Place, expected: str | None) -> None:
     plan = plan_of([Place("a"), other])
     begun(plan)
     assert resumed(plan) == expected
+
+
+def test_one_that_asked_to_be_left_alone_is_passed_over_and_waited_for_only_when_nobody_else_can_go_on() -> None:
+    b, c = Place("b", away=5.0), Place("c")
+    plan = plan_of([Place("a"), b], [c])
+    begun(plan)
+    assert resumed(plan) == "c"
+    plan.broke(c, BROKE, 1.0)
+    assert resumed(plan, 4.0) is None
+    assert resumed(plan, 5.0) == "b"
 
 
 def test_one_that_cannot_go_on_with_the_answer_is_passed_over() -> None:
@@ -181,7 +190,7 @@ def test_one_that_cannot_be_reached_is_asked_again_when_it_is_back() -> None:
     assert failed_at(plan, 1.0) == "b"
     b.missed = True
     assert plan.resume(2.0, lambda place: True) is None
-    assert plan.may_resume_later(2.0, lambda place: True)
+    assert plan.may_resume_later(2.0, 10.0, lambda place: True)
     b.missed, b.back_at = False, 3.0
     choice = plan.resume(3.5, lambda place: True)
     assert choice is not None
@@ -199,7 +208,7 @@ def test_recoveries_go_beyond_the_attempts_and_are_bounded() -> None:
         b.back_at = at + 0.5
         seen.append(failed_at(plan, at + 0.6))
     assert seen == ["b", "b", None]
-    assert not plan.may_resume_later(9.0, lambda place: True)
+    assert not plan.may_resume_later(9.0, 19.0, lambda place: True)
 
 
 @pytest.mark.parametrize(
@@ -208,13 +217,16 @@ def test_recoveries_go_beyond_the_attempts_and_are_bounded() -> None:
         (Place("b", up=False), True),
         (Place("b", well=True), False),  # nothing speaks against it: it was refused for want of attempts or time
         (Place("a2", up=False), True),
+        (Place("b", away=5.0, well=True), True),
+        (Place("b", away=500.0, well=True), False),
+        (Place("b", away=500.0, up=False), False),
     ],
 )
 def test_who_is_worth_waiting_for(other: Place, later: bool) -> None:
     plan = plan_of([Place("a"), other])
     begun(plan)
-    assert plan.may_resume_later(1.0, lambda place: True) is later
-    assert not plan.may_resume_later(1.0, lambda place: False)
+    assert plan.may_resume_later(1.0, 10.0, lambda place: True) is later
+    assert not plan.may_resume_later(1.0, 10.0, lambda place: False)
 
 
 def test_no_endpoint_is_asked_that_could_not_answer_before_the_deadline() -> None:
