@@ -295,7 +295,7 @@ class Attempts:
         ctx, failure = self._ctx, attempt.failure
         record = ctx.record_of(attempt)
         record.failure = failure
-        seconds = self._timed(record)
+        seconds = self._timed(record, attempt)
         tokens = 0
         if failure is None:
             if attempt.kind is AnswerKind.WHOLE and (usage := attempt.endpoint.dialect.usage(attempt.held)) is not None:
@@ -321,7 +321,7 @@ class Attempts:
             attempt.settled_at = now
             record = self._ctx.record_of(attempt)
             record.beaten = True
-            seconds = self._timed(record)
+            seconds = self._timed(record, attempt)
             attempt.endpoint.end(attempt.permit, Failure(ErrorKind.CLIENT_DISCONNECTED), seconds, now)
             self._services.metrics.attempts(self._route.name, attempt.endpoint.name).beaten += 1
             self._numbers.wasted("beaten", seconds, 0)
@@ -338,9 +338,8 @@ class Attempts:
             attempt.expire(Failure(kind, f"no answer within {waited:.1f} s"))
         self._judged(attempt)
 
-    def _timed(self, record: AttemptRecord) -> float:
+    def _timed(self, record: AttemptRecord, attempt: Attempt) -> float:
         """Notes how long a settled attempt took, in seconds."""
-        attempt = record.attempt
         seconds = attempt.settled_at - attempt.started
         record.ms = seconds * 1000
         self._ctx.waited(attempt.started, attempt.settled_at)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from backends.dialect import Usage
     from gateway.attempt import Attempt
     from gateway.key_limits import Grant
+    from gateway.observe.metrics import RouteMetrics
     from gateway.observe.spans import Trace
     from gateway.runtime import Route, Runtime
     from policies.admission import Waiting
@@ -26,12 +27,14 @@ if TYPE_CHECKING:
 
 _NOTHING: Mapping[str, Any] = {}
 _MAX_QUERY_FIELDS = 64
+#: What is known of a body that was not read yet.
+_UNREAD = Facts(b"")
 
 
 class AttemptRecord:
     """One attempt as operators see it. `failure` is None for one that answered, and for one that was `beaten`: another
     one answered first. `tokens` came of it, and `warning` says in what it was made smaller, as far as is known.
-    `continued`: it broke, and another one went on from where it was."""
+    `continued`: it broke, and another one went on from where it was. `attempt` is None once the request is booked."""
 
     __slots__ = (
         "attempt",
@@ -39,6 +42,7 @@ class AttemptRecord:
         "beaten",
         "continued",
         "failure",
+        "fallback",
         "model",
         "ms",
         "number",
@@ -54,7 +58,8 @@ class AttemptRecord:
         self.number = number
         self.why = why
         self.started = started
-        self.attempt = attempt
+        self.attempt: Attempt | None = attempt
+        self.fallback = attempt.candidate.fallback
         self.ms = 0.0
         self.failure: Failure | None = None
         self.beaten = False
@@ -65,7 +70,35 @@ class AttemptRecord:
     def failed(self) -> FailedAttempt:
         """The attempt as the client may see it; only for one that failed."""
         assert self.failure is not None
-        return FailedAttempt(self.backend, self.failure, self.ms, self.attempt.candidate.fallback)
+        return FailedAttempt(self.backend, self.failure, self.ms, self.fallback)
+
+    def forget(self) -> None:
+        """Lets go of all that only matters while the request is under way."""
+        if self.attempt is not None:
+            self.attempt.forget()
+            self.attempt = None
+
+    @property
+    def error(self) -> ErrorKind | None:
+        return self.failure.kind if self.failure is not None else None
+
+    def to_dict(self, began: float) -> dict[str, Any]:
+        """As `/requests/{correlation_id}` shows it; the request came at `began` (loop time)."""
+        failure = self.failure
+        wasted = (failure is not None and not self.continued) or self.beaten
+        answered = None if self.beaten else 200
+        return {
+            "backend": self.backend,
+            "model": self.model,
+            "why": self.why,
+            "outcome": "beaten" if self.beaten else "ok" if failure is None else failure.kind.value,
+            "status": answered if failure is None else failure.status,
+            "at_ms": round((self.started - began) * 1000, 3),
+            "ms": round(self.ms, 3),
+            "fallback": self.fallback,
+            "tokens": self.tokens,
+            "tokens_wasted": self.tokens if wasted else 0,
+        }
 
 
 class RequestContext:
@@ -92,6 +125,7 @@ class RequestContext:
         "key",
         "lines",
         "model",
+        "numbers",
         "own_lines",
         "place",
         "request",
@@ -110,7 +144,7 @@ class RequestContext:
         self.runtime = runtime
         self.api_path = request.path
         self.key: ApiKey | None = None
-        self.facts: Facts = Facts(request.body)
+        self.facts = _UNREAD
         self._body_fields: dict[str, Any] = {}
         self._bodies_removed: tuple[str, ...] = ()
         self._reduced: dict[str, Any] = {}
@@ -128,6 +162,7 @@ class RequestContext:
         self.lines = self.own_lines = b""
         self.status = 0
         self.error: GatewayError | None = None
+        self.numbers: RouteMetrics | None = None  # those of its route
         self.usage: Usage | None = None
         self.warning: str | None = None
         self.degraded: str | None = None
@@ -222,7 +257,7 @@ class RequestContext:
     def forget(self) -> None:
         """The request is over and booked: nothing of it waits for the garbage collector."""
         for record in self.attempts:
-            record.attempt.forget()
+            record.forget()
         if self.error is not None:
             self.error.__traceback__ = self.error.__context__ = None  # whose frames hold this
 

@@ -155,7 +155,7 @@ class Pipeline:
             route = found
         ctx.model = model if model is not None else route.name
         ctx.route = route
-        self._services.routed(route.name)
+        self._services.routed(ctx, route.name)
         ctx.deadline = ctx.request.received_at + route.timeout.total
         limit = reading.timeout
         if limit is not None and limit <= route.timeout.total:
@@ -351,7 +351,8 @@ class Pipeline:
     def _cut_off(self, ctx: RequestContext) -> None:
         """The process stops and cannot wait for this answer any longer."""
         error = GatewayError(ErrorKind.MODEL_OVERLOADED, _STOPPING, retry_after=1.0, attempts=ctx.failed_attempts())
-        if ctx.client.head_sent and any(record.attempt.kind is AnswerKind.STREAM for record in ctx.attempts):
+        asked = [record.attempt for record in ctx.attempts if record.attempt is not None]
+        if ctx.client.head_sent and any(attempt.kind is AnswerKind.STREAM for attempt in asked):
             ctx.error = error
             rendering = rendering_for(ctx.request.path)
             ctx.client.end(render_frame(error, rendering, ctx.correlation_id, self._services.clock()), close=True)
@@ -368,8 +369,8 @@ class Pipeline:
         status, headers, body = render(error, ctx.rendering, ctx.correlation_id, self._services.clock())
         ctx.status = status
         lines = error_lines(headers) + identity_lines(ctx.correlation_id)
-        if ctx.attempts:
-            lines += ctx.attempts[-1].attempt.candidate.answer_lines(ctx.model)
+        if ctx.attempts and (last := ctx.attempts[-1].attempt) is not None:
+            lines += last.candidate.answer_lines(ctx.model)
         if ctx.route is not None:
             lines += attempt_lines(ctx, monotonic())
         ctx.client.send(status, lines, body)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any
 
 from gateway.context import RequestContext
 from gateway.observe.error_stats import ErrorStats
 from gateway.observe.logs import Logs, RequestRecord
-from gateway.observe.metrics import Metrics
-from gateway.observe.request_log import AttemptStory, RequestLog, RequestStory
+from gateway.observe.metrics import Metrics, RouteMetrics
+from gateway.observe.request_log import RequestLog, RequestStory
 from gateway.observe.tracing import Tracing
 from policies.outcome import ErrorKind
 
@@ -43,9 +44,11 @@ class Services:
         """A request has come."""
         self.in_flight += 1
 
-    def routed(self, route: str) -> None:
-        """The request that has come belongs to this route."""
-        self.metrics.route(route).in_flight += 1
+    def routed(self, ctx: RequestContext, route: str) -> RouteMetrics:
+        """The request that has come belongs to this route, whose numbers these are."""
+        ctx.numbers = numbers = self.metrics.route(route)
+        numbers.in_flight += 1
+        return numbers
 
     def account(self, ctx: RequestContext, now: float) -> None:
         """Books a request that is over; `now` is loop time.
@@ -54,8 +57,8 @@ class Services:
         as the processor still knows the way.
         """
         self.in_flight -= 1
-        if ctx.route is not None:
-            self.metrics.route(ctx.route.name).in_flight -= 1
+        if ctx.numbers is not None:
+            ctx.numbers.in_flight -= 1
         if not self._over:
             self._soon(self.settle)
         self._over.append((ctx, now, self.clock()))
@@ -72,7 +75,7 @@ class Services:
         duration = now - ctx.request.received_at
         first_token = ctx.first_token_at - ctx.request.received_at if ctx.first_token_at else None
         usage = ctx.usage
-        numbers = self.metrics.route(ctx.route.name if ctx.route is not None else None)
+        numbers = ctx.numbers or self.metrics.route(None)
         numbers.finished(
             kind,
             duration,
@@ -93,48 +96,25 @@ class Services:
         self.errors.record(kind, ctx.request.path, wall)
         if self.tracing is not None:
             self.tracing.finished(ctx, now, wall)
-        self.requests.add(_story(ctx, kind, status, duration, wall - duration))
-        self.logs.log_request(_record(ctx, kind, status, duration, first_token))
-
-
-def _story(ctx: RequestContext, kind: ErrorKind | None, status: int, duration: float, at: float) -> RequestStory:
-    received_at = ctx.request.received_at
-    attempts = [
-        AttemptStory(
-            record.backend,
-            record.model,
-            record.why,
-            record.failure.kind if record.failure is not None else None,
-            record.failure.status if record.failure is not None else None if record.beaten else 200,
-            record.ms,
-            record.attempt.candidate.fallback,
-            record.beaten,
-            (record.started - received_at) * 1000,
-            record.tokens,
-            (record.failure is not None and not record.continued) or record.beaten,
-        )
-        for record in ctx.attempts
-    ]
-    return RequestStory(
-        correlation_id=ctx.correlation_id,
-        at=at,
-        method=ctx.request.method,
-        path=ctx.request.path,
-        route=ctx.route.name if ctx.route is not None else "none",
-        model=ctx.model or ctx.facts.model,
-        status=status,
-        error=kind,
-        duration_ms=duration * 1000,
-        attempts=tuple(attempts),
-    )
+        record = _record(ctx, kind, status, duration, first_token, wall)
+        self.requests.add(RequestStory(record, wall - duration, kind, ctx.attempts, ctx.request.received_at))
+        self.logs.log_request(record)
 
 
 def _record(
-    ctx: RequestContext, kind: ErrorKind | None, status: int, duration: float, first_token: float | None
+    ctx: RequestContext,
+    kind: ErrorKind | None,
+    status: int,
+    duration: float,
+    first_token: float | None,
+    wall: float,
 ) -> RequestRecord:
     answered = ctx.answered_by
     usage = ctx.usage
     return {
+        "timestamp": datetime.fromtimestamp(wall, UTC),
+        "level": "warning" if status >= 500 else "info",
+        "event": "request",
         "correlation_id": ctx.correlation_id,
         "method": ctx.request.method,
         "path": ctx.request.path,
@@ -144,7 +124,7 @@ def _record(
         "status": status,
         "error_type": kind.value if kind is not None else None,
         "attempts": len(ctx.attempts),
-        "fallback": answered is not None and answered.attempt.candidate.fallback,
+        "fallback": answered is not None and answered.fallback,
         "stream": ctx.facts.stream,
         "duration_ms": _milliseconds(duration),
         "ttft_ms": _milliseconds(first_token) if first_token is not None else None,

@@ -255,7 +255,7 @@ class ClientConnection(asyncio.Protocol):
             self._refuse(ErrorKind.INVALID_INPUT, NOT_HTTP)
         elif (host != self._host and not self._accepts_host(host)) or (host is None and version == "1.1"):
             self._refuse(ErrorKind.INVALID_INPUT, "The Host header is missing or not valid.")
-        elif b"#" in target:
+        elif target.find(b"#") >= 0:  # not `in`: see `gateway.sanitise`
             self._refuse(ErrorKind.INVALID_INPUT, "The request's target must not hold a fragment (#).")
         elif b"transfer-encoding" in headers and (problem := framing_problem(headers, version)):
             self._refuse(ErrorKind.INVALID_INPUT, problem)
@@ -306,7 +306,7 @@ class ClientConnection(asyncio.Protocol):
             self._refuse(ErrorKind.AUTHENTICATION_FAILED, "")
             return
         request, patience = self._request, self._server.limits.body_timeout
-        if request is not None:
+        if request is not None and self._body_size != self._length:  # there is more to come
             slowest = request.received_at + patience + self._body_size / MIN_BODY_RATE
             self.deadline = min(monotonic() + patience, slowest)
 
@@ -324,6 +324,7 @@ class ClientConnection(asyncio.Protocol):
         if self._active is None and not self.write_paused:
             self._begin(request)
         else:
+            self.deadline = monotonic() + self._server.limits.body_timeout  # for the client to read its answers
             self._pending.append(request)
             if len(self._pending) >= MAX_PIPELINED:
                 self._hold_back()

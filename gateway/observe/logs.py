@@ -47,11 +47,14 @@ _PLAIN = re.compile(r"[^\s\"'=\\]+")
 
 
 class RequestRecord(TypedDict, total=False):
-    """Fields of a request's line, all optional.
+    """Fields of a request's line, in their order, all optional.
 
     Times are in milliseconds; `key` is the name of an API key, `client` an address.
     """
 
+    timestamp: datetime
+    level: str
+    event: str
     correlation_id: str
     method: str
     path: str
@@ -102,13 +105,13 @@ class Logs:
         return self._writer.dropped
 
     def log_request(self, record: RequestRecord) -> None:
-        """Writes a request's line: a warning if its status is 500 or above, else info."""
-        level = "warning" if record.get("status", 0) >= 500 else "info"
-        if LEVELS[level] >= self._level:
+        """Writes a request's line."""
+        if LEVELS[record["level"]] >= self._level:
             # What a client wrote; the other fields come from the configuration and from here.
-            foreign = f"{record.get('correlation_id')} {record.get('path')} {record.get('model')}"
-            event = {"timestamp": datetime.now(UTC), "level": level, "event": "request", **record, **self._own}
-            self._write(event, suspect=might_hold_secret(foreign))
+            suspect = might_hold_secret(record["correlation_id"]) or might_hold_secret(
+                f"{record['path']} {record['model']}"
+            )
+            self._write({**record, **self._own} if self._own else record, suspect=suspect)
 
     def log_event(self, event: MutableMapping[str, Any]) -> None:
         """Writes an event of structlog's or the standard library's, without secrets and prompts."""
@@ -212,7 +215,7 @@ def _json(event: Mapping[str, Any]) -> bytes:
         line = orjson.dumps(event, default=str, option=_JSON_OPTIONS)
     except (TypeError, ValueError):  # lone surrogates, integers beyond 64 bits, keys or objects that defy str()
         line = json.dumps(_presentable(event), separators=(",", ":")).encode("ascii")
-    if not line.isascii() or b"\x7f" in line:
+    if not line.isascii() or line.find(b"\x7f") >= 0:
         line = _TRICKY.sub(lambda match: f"\\u{ord(match[0]):04x}", line.decode("utf-8")).encode("utf-8")
     return line + b"\n"
 

@@ -3,77 +3,66 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gateway.errors.render import iso_timestamp
+from gateway.observe.logs import RequestRecord
 from policies.outcome import ErrorKind
+
+if TYPE_CHECKING:
+    from gateway.context import AttemptRecord
 
 #: Characters kept of what a client wrote (path, model).
 _MAX_TEXT = 200
 
 
-@dataclass(slots=True)
-class AttemptStory:
-    """One attempt. `why` says why this endpoint was chosen; `error` is None for the attempt that answered.
-
-    One that was `beaten` was given up because another one answered first. `at_ms` is when it started, since the request
-    came; `tokens` were seen of it, `wasted` when the client got no whole answer from it.
-    """
-
-    backend: str
-    model: str
-    why: str
-    error: ErrorKind | None
-    status: int | None
-    ms: float
-    fallback: bool = False
-    beaten: bool = False
-    at_ms: float = 0.0
-    tokens: int = 0
-    wasted: bool = False
-
-    def to_dict(self) -> dict[str, Any]:
-        return {
-            "backend": self.backend,
-            "model": self.model,
-            "why": self.why,
-            "outcome": "beaten" if self.beaten else "ok" if self.error is None else self.error.value,
-            "status": self.status,
-            "at_ms": round(self.at_ms, 3),
-            "ms": round(self.ms, 3),
-            "fallback": self.fallback,
-            "tokens": self.tokens,
-            "tokens_wasted": self.tokens if self.wasted else 0,
-        }
-
-
-@dataclass(slots=True)
 class RequestStory:
-    """One request that is over.
+    """One request that is over: what its log line says, and its attempts. Put into words when someone asks.
 
-    `at` is when it came, in seconds since the epoch; `error` is what the client was told. What the client wrote (path,
-    model) is cut to 200 characters.
+    `at` is when it came, in seconds since the epoch, and `began` the same in loop time; `error` is what the client was
+    told. What the client wrote (path, model) is cut to 200 characters.
     """
 
-    correlation_id: str
-    at: float
-    method: str
-    path: str
-    route: str
-    model: str | None
-    status: int
-    error: ErrorKind | None
-    duration_ms: float
-    attempts: tuple[AttemptStory, ...] = ()
+    __slots__ = ("_record", "at", "attempts", "began", "correlation_id", "error")
 
-    def __post_init__(self) -> None:
-        if len(self.path) > _MAX_TEXT:
-            self.path = self.path[:_MAX_TEXT]
-        if self.model is not None and len(self.model) > _MAX_TEXT:
-            self.model = self.model[:_MAX_TEXT]
+    def __init__(
+        self,
+        record: RequestRecord,
+        at: float,
+        error: ErrorKind | None,
+        attempts: Sequence[AttemptRecord] = (),
+        began: float = 0.0,
+    ) -> None:
+        """Keeps `record` and `attempts`, which must not change any more."""
+        path, model = record["path"], record["model"]
+        if len(path) > _MAX_TEXT or (model is not None and len(model) > _MAX_TEXT):
+            record = record.copy()
+            record["path"] = path[:_MAX_TEXT]
+            record["model"] = model and model[:_MAX_TEXT]
+        self._record = record
+        self.correlation_id = record["correlation_id"]
+        self.at = at
+        self.error = error
+        self.attempts = attempts
+        self.began = began
+
+    @property
+    def path(self) -> str:
+        return self._record["path"]
+
+    @property
+    def route(self) -> str:
+        return self._record["route"]
+
+    @property
+    def model(self) -> str | None:
+        return self._record["model"]
+
+    @property
+    def status(self) -> int:
+        return self._record["status"]
 
     @property
     def failed(self) -> bool:
@@ -84,14 +73,14 @@ class RequestStory:
         return {
             "correlation_id": self.correlation_id,
             "timestamp": iso_timestamp(self.at),
-            "method": self.method,
+            "method": self._record["method"],
             "path": self.path,
             "route": self.route,
             "model": self.model,
             "status": self.status,
             "outcome": "ok" if self.error is None else self.error.value,
-            "duration_ms": round(self.duration_ms, 3),
-            "attempts": [attempt.to_dict() for attempt in self.attempts],
+            "duration_ms": self._record["duration_ms"],
+            "attempts": [attempt.to_dict(self.began) for attempt in self.attempts],
         }
 
 

@@ -128,7 +128,7 @@ def _request_span(ctx: RequestContext, trace: Trace, now: float, offset: float) 
     if ctx.attempts:
         attributes["seawall.overhead_ms"] = round(max(0.0, now - request.received_at - ctx.backend_time) * 1000, 3)
     if (answered := ctx.answered_by) is not None:
-        attributes["seawall.fallback"] = answered.attempt.candidate.fallback
+        attributes["seawall.fallback"] = answered.fallback
     if ctx.degraded is not None:
         attributes["seawall.degraded"] = ctx.degraded
     if ctx.budget_exhausted:
@@ -168,6 +168,7 @@ def _moves(ctx: RequestContext, offset: float) -> Iterator[SpanEvent]:
 
 def _attempt_span(ctx: RequestContext, record: AttemptRecord, trace: Trace, now: float, offset: float) -> Span:
     attempt = record.attempt
+    assert attempt is not None  # the request is not booked yet
     answered = record is ctx.answered_by
     end = _ended(ctx, record, now, answered=answered)
     operation = operation_of(ctx.api_path)
@@ -181,7 +182,7 @@ def _attempt_span(ctx: RequestContext, record: AttemptRecord, trace: Trace, now:
         "seawall.backend": record.backend,
         "seawall.attempt.number": record.number,
         "seawall.attempt.why": record.why,
-        "seawall.fallback": attempt.candidate.fallback,
+        "seawall.fallback": record.fallback,
     }
     if record.number > 1:
         attributes["http.request.resend_count"] = record.number - 1
@@ -220,6 +221,7 @@ def _attempt_span(ctx: RequestContext, record: AttemptRecord, trace: Trace, now:
 def _ended(ctx: RequestContext, record: AttemptRecord, now: float, *, answered: bool) -> float:
     """When an attempt ended, in loop time; a stream that broke, when another attempt went on with it."""
     attempt = record.attempt
+    assert attempt is not None  # the request is not booked yet
     if answered or not attempt.settled_at:
         return now
     if attempt.kind is None or record.beaten:
@@ -231,7 +233,9 @@ def _ended(ctx: RequestContext, record: AttemptRecord, now: float, *, answered: 
 def _answer(ctx: RequestContext, record: AttemptRecord) -> Attributes:
     """What the answer says of itself: its ID, the model's own name, tokens, time to the first content."""
     attributes: Attributes = {}
-    found = dict(reversed(_FIELD.findall(record.attempt.held[:_ANSWER_HEAD])))
+    attempt = record.attempt
+    assert attempt is not None  # the request is not booked yet
+    found = dict(reversed(_FIELD.findall(attempt.held[:_ANSWER_HEAD])))
     for name in ("id", "model"):
         if (value := found.get(name.encode("ascii"))) is not None:
             attributes[f"gen_ai.response.{name}"] = value.decode("utf-8", "replace")
@@ -239,7 +243,7 @@ def _answer(ctx: RequestContext, record: AttemptRecord) -> Attributes:
         attributes["gen_ai.usage.input_tokens"] = usage.prompt_tokens
         attributes["gen_ai.usage.output_tokens"] = usage.completion_tokens
     if ctx.facts.stream:
-        attributes["gen_ai.response.time_to_first_chunk"] = round(record.attempt.settled_at - record.started, 6)
+        attributes["gen_ai.response.time_to_first_chunk"] = round(attempt.settled_at - record.started, 6)
     return attributes
 
 

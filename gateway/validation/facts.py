@@ -228,8 +228,12 @@ def check_limits(facts: Facts, limits: Limits) -> None:
 
 
 def _over(facts: Facts, names: tuple[str, ...], limit: int) -> list[tuple[Location, str]]:
-    values = ((name, facts.field(name)) for name in names)
-    return [((n,), f"must be at most {limit}") for n, v in values if isinstance(v, int) and v > limit]
+    problems: list[tuple[Location, str]] = []
+    for name in names:
+        value = facts.field(name)
+        if isinstance(value, int) and value > limit:
+            problems.append(((name,), f"must be at most {limit}"))
+    return problems
 
 
 def _image_problems(facts: Facts, limits: Limits) -> list[tuple[Location, str]]:

@@ -97,6 +97,9 @@ async def test_no_request_waits_for_the_garbage_collector() -> None:
             await storm(gateway, one)
             await eventually(lambda: inner.services.in_flight == 0)
             await asyncio.sleep(0)  # what ended in this turn of the loop is booked at its end
+            told = [record for story in inner.services.requests.recent(1000) for record in story.attempts]
+            assert told
+            assert all(record.attempt is None for record in told)
             gc.set_debug(gc.DEBUG_SAVEALL)
             gc.collect()
             waited = [

@@ -9,8 +9,10 @@ import pytest
 from gateway.admin.history import LENGTH, History, joined, quantile, shown
 from gateway.admin.stories import Search, found, lately
 from gateway.observe.metrics import Metrics
-from gateway.observe.request_log import AttemptStory, RequestLog, RequestStory
+from gateway.observe.request_log import RequestLog, RequestStory
 from policies.outcome import ErrorKind
+from tests.support import stories
+from tests.support.stories import tried
 
 
 @pytest.mark.parametrize(
@@ -58,8 +60,8 @@ def test_history_is_bounded() -> None:
 
 
 def story(name: str, error: ErrorKind | None = None, *attempts: tuple[str, ErrorKind | None]) -> RequestStory:
-    tried = tuple(AttemptStory(backend, "tiny", "primary", kind, 200, 12.0) for backend, kind in attempts)
-    return RequestStory(name, 1000.0, "POST", "/v1/chat/completions", "chat", "tiny", 200, error, 20.0, tried)
+    tries = [tried(backend, kind, ms=12.0) for backend, kind in attempts]
+    return stories.story(name, error, *tries, at=1000.0)
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import os
 import re
 import warnings
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -65,6 +66,9 @@ def open_logs() -> Iterator[Open]:
 
 def record(**fields: Any) -> RequestRecord:
     values = {
+        "timestamp": datetime.now(UTC),
+        "level": "warning" if fields.get("status", 200) >= 500 else "info",
+        "event": "request",
         "correlation_id": "c-1",
         "method": "POST",
         "path": "/v1/chat/completions",

@@ -5,40 +5,32 @@ import json
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.observe.request_log import AttemptStory, RequestLog, RequestStory
+from gateway.observe.request_log import RequestLog
 from policies.outcome import ErrorKind
+from tests.support.stories import story, tried
 
 FAILED = ErrorKind.MODEL_OVERLOADED
 
 
-def story(correlation_id: str, error: ErrorKind | None = None, **fields: object) -> RequestStory:
-    values = {"at": 0.0, "method": "POST", "path": "/v1/x", "route": "chat", "model": "m", "status": 200}
-    return RequestStory(correlation_id, error=error, duration_ms=1.0, **{**values, **fields})  # type: ignore[arg-type]
-
-
 def test_a_story_tells_every_attempt_in_order() -> None:
-    attempts = (
-        AttemptStory(
-            "llama-a", "llama", "least_load", ErrorKind.OUT_OF_MEMORY, 500, 412.3456, at_ms=1.5, tokens=7, wasted=True
-        ),
-        AttemptStory("small", "qwen", "fallback", None, 200, 20.0, fallback=True, at_ms=414.0, tokens=9),
-    )
-    told = story("c-1", attempts=attempts).to_dict()
+    failed = tried("llama-a", ErrorKind.OUT_OF_MEMORY, status=500, started=0.0015, ms=412.3456, tokens=7)
+    answered = tried("small", fallback=True, why="fallback", started=0.414, ms=20.0, tokens=9)
+    told = story("c-1", None, failed, answered).to_dict()
     assert json.loads(json.dumps(told)) == {
         "correlation_id": "c-1",
         "timestamp": "1970-01-01T00:00:00.000Z",
         "method": "POST",
-        "path": "/v1/x",
+        "path": "/v1/chat/completions",
         "route": "chat",
-        "model": "m",
+        "model": "tiny",
         "status": 200,
         "outcome": "ok",
         "duration_ms": 1.0,
         "attempts": [
             {
                 "backend": "llama-a",
-                "model": "llama",
-                "why": "least_load",
+                "model": "tiny",
+                "why": "primary",
                 "outcome": "out_of_memory",
                 "status": 500,
                 "at_ms": 1.5,
@@ -49,7 +41,7 @@ def test_a_story_tells_every_attempt_in_order() -> None:
             },
             {
                 "backend": "small",
-                "model": "qwen",
+                "model": "tiny",
                 "why": "fallback",
                 "outcome": "ok",
                 "status": 200,
