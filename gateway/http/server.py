@@ -222,7 +222,7 @@ class Server:
         for transport, due in list(self._lent.items()):
             if due <= now:
                 transport.abort()
-            if due <= now or (transport.is_closing() and not transport.get_write_buffer_size()):
+            if due <= now or (transport.is_closing() and _has_written(transport)):
                 del self._lent[transport]
         if self._give is not None:
             for connection in [connection for connection in self._connections if connection.idle]:
@@ -232,3 +232,11 @@ class Server:
     def _sweep_later(self) -> None:
         due = self.loop.time() + (DRAIN_INTERVAL if self._draining else SWEEP_INTERVAL)
         self._sweep = self.loop.call_at(due, self._close_silent, due)
+
+
+def _has_written(transport: asyncio.Transport) -> bool:
+    """Whether a closing transport has nothing left to write."""
+    try:
+        return not transport.get_write_buffer_size()
+    except AttributeError:  # over TLS and closed twice: asyncio has taken it apart, and ends the connection itself
+        return True
