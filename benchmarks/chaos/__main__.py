@@ -86,6 +86,8 @@ def main() -> int:
     if options.install:
         for name, why in install_missing(tuple(PEERS[name] for name in names if name in PEERS)).items():
             print(f"{name}: not installed: {why}", file=sys.stderr)
+    if options.logs is not None:
+        options.logs.mkdir(parents=True, exist_ok=True)
     results, missed = [], 0
     print(" ".join(f"{title:>12}" for title in _HEADER))
     for scenario in scenarios:
