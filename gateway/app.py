@@ -24,6 +24,7 @@ from gateway.config.loader import read
 from gateway.descriptors import allowed, for_clients, raise_limit
 from gateway.discovery.discovery import Discovery
 from gateway.discovery.discovery import check as check_discovery
+from gateway.file_stamp import WatchedFile
 from gateway.health.checks import workers_check
 from gateway.health.monitor import Monitor
 from gateway.http.connection import ClientConnection
@@ -103,7 +104,7 @@ class Gateway:
         self._ops: web.Server | None = None
         self._separate = False  # whether operators have a listener of their own: a reload opens none and closes none
         self._watcher: asyncio.Task[None] | None = None
-        self._seen = self._modified()  # the configuration file as it was looked at last
+        self._file = WatchedFile(path)
         self._hurry = asyncio.Event()
         self._tls: TlsFiles | None = None
         self.long_lived: LongLived | None = None  # set by who owns the process
@@ -304,10 +305,8 @@ class Gateway:
             endpoint.pool.close_unused(now)
 
     def _reload_changed(self, now: float) -> None:
-        modified = self._modified()
         alone = self.peers.number is None  # of several workers, the parent watches
-        if modified is not None and modified != self._seen and alone and self.runtime.config.server.watch:
-            self._seen = modified
+        if alone and self.runtime.config.server.watch and self._file.changed():
             self.reload()
 
     def _renew_certificates(self, now: float) -> None:
@@ -318,15 +317,6 @@ class Gateway:
             except OSError as error:
                 reason = error.strerror or str(error)
                 self.services.log.error("certificates_refused", files=files.names, reason=reason)
-
-    def _modified(self) -> tuple[int, int] | None:
-        if self.path is None:
-            return None
-        try:
-            status = self.path.stat()
-        except OSError:
-            return None
-        return status.st_mtime_ns, status.st_ino
 
     def _take_over(self, connection: ClientConnection, request: Request) -> bool:
         """Hands connections that ask for an operations' path to aiohttp, for that one request."""

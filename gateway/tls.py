@@ -13,12 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
 
+from gateway.file_stamp import Stamp, stamp_of
+
 if TYPE_CHECKING:
     from gateway.config.server import ServerTls
     from gateway.config.upstreams import BackendTls
-
-#: When a file was last written, and which one a name stands for: a mounted secret is a link that is moved.
-_Stamp = tuple[int, int]
 
 
 class TlsFiles:
@@ -56,8 +55,8 @@ class TlsFiles:
             self.context.load_cert_chain(self._cert, self._key)
         return True
 
-    def _stamps(self) -> list[_Stamp | None]:
-        return [_stamp(name) for name in self.names]
+    def _stamps(self) -> list[Stamp | None]:
+        return [stamp_of(Path(name)) for name in self.names]
 
 
 @contextlib.contextmanager
@@ -68,14 +67,6 @@ def _naming(*files: str | None) -> Iterator[None]:
     except OSError as error:
         named = " or ".join(name for name in files if name is not None)
         raise OSError(error.errno or 0, error.strerror or str(error), named or None) from None
-
-
-def _stamp(name: str) -> _Stamp | None:
-    try:
-        status = Path(name).stat()
-    except OSError:
-        return None
-    return status.st_mtime_ns, status.st_ino
 
 
 def server_files(tls: ServerTls) -> TlsFiles:

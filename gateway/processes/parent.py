@@ -20,6 +20,7 @@ from backends.workers.supervisor_policy import RestartPolicy, RestartSettings
 from gateway.config import Config, ConfigError
 from gateway.config.diff import diff, log_reload
 from gateway.config.loader import load_text, read
+from gateway.file_stamp import WatchedFile
 from gateway.observe.exposition import Snapshot
 from gateway.observe.logs import Logs
 from gateway.processes import handover
@@ -85,7 +86,7 @@ class Parent:
         self._reloading = asyncio.Lock()
         self._rolling = asyncio.Lock()
         self._stopping = False
-        self._seen = self._modified()  # the configuration file as it was looked at last
+        self._file = WatchedFile(path)
         self._tasks: set[asyncio.Task[Any]] = set()
 
     async def run(self, on_ready: Callable[[], None]) -> int:
@@ -323,17 +324,8 @@ class Parent:
         """Reloads when the file changes."""
         while True:
             await asyncio.sleep(_WATCH_INTERVAL)
-            modified = self._modified()
-            if modified is not None and modified != self._seen and self._config.server.watch:
-                self._seen = modified
+            if self._config.server.watch and self._file.changed():
                 await self.reload()
-
-    def _modified(self) -> tuple[int, int] | None:
-        try:
-            status = self._path.stat()
-        except OSError:
-            return None
-        return status.st_mtime_ns, status.st_ino
 
     # -- the end -------------------------------------------------------------------------------------------------------
 
