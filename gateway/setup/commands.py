@@ -8,6 +8,7 @@ import typer
 import yaml
 
 from gateway.program import command
+from gateway.setup.draft import written
 from gateway.setup.litellm import convert
 
 
@@ -29,10 +30,7 @@ def run_import(file: Path, output: Path | None) -> int:
     if output is None:
         typer.echo(draft.text(), nl=False)
         return 0
-    try:
-        output.write_text(draft.text(), "utf-8")
-    except OSError as error:
-        typer.echo(f"{output} can't be written: {error.strerror}", err=True)
+    if not written(draft, output):
         return 1
     typer.echo(f"Wrote {output}. Next: {command()} check {output}", err=True)
     return 0

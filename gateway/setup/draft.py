@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+import typer
 import yaml
 
 #: What completes and checks the file in an editor, once the schema lies beside it.
@@ -49,6 +51,16 @@ class Draft:
             for name, policy in self.policies.items():
                 lines += [f"  {name}:", *(f"    {section}: {flow(value)}" for section, value in policy.items())]
         return "\n".join(lines) + "\n"
+
+
+def written(draft: Draft, output: Path) -> bool:
+    """Writes the file; where it cannot be, says so and returns False."""
+    try:
+        output.write_text(draft.text(), "utf-8")
+    except OSError as error:
+        typer.echo(f"{output} can't be written: {error.strerror}", err=True)
+        return False
+    return True
 
 
 def slug(text: str) -> str:

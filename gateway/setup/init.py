@@ -12,7 +12,7 @@ import typer
 from gateway.config.check import check_file, render
 from gateway.program import command
 from gateway.setup.discover import Found, discover, usual_urls
-from gateway.setup.draft import Draft
+from gateway.setup.draft import Draft, written
 
 _IMAGES = {"timeout": {"first_token": "90s", "total": "5m"}, "circuit_breaker": {"slow_call": {"over": "60s"}}}
 
@@ -57,10 +57,7 @@ def run(urls: Sequence[str], output: Path, listen: str, force: bool) -> int:
         return 1
     for server in found:
         typer.echo(f"  {server.url}  {server.kind}  {', '.join(server.models[:5])}")
-    try:
-        output.write_text(draft(found, listen).text(), "utf-8")
-    except OSError as error:
-        typer.echo(f"{output} can't be written: {error.strerror}", err=True)
+    if not written(draft(found, listen), output):
         return 1
     report = check_file(output)
     typer.echo(f"\n{render(report)}\n\nWrote {output}. Run it: {command()} serve --config {output}")
