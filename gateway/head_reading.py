@@ -30,14 +30,10 @@ class HeadReading:
         self.traceparent = given_traceparent(headers)
         self.methods = methods_for(head.path) if is_served(head.path) else None
         self.lists_models = head.path.startswith("/v1/models")
-        self.content_type = _text(headers.get(b"content-type")) or ""
-        self.content_encoding = _text(headers.get(b"content-encoding"))
-        self.timeout = parse_timeout(_text(headers.get(b"x-request-timeout")))
+        self.content_type = head.header(b"content-type") or ""
+        self.content_encoding = head.header(b"content-encoding")
+        self.timeout = parse_timeout(head.header(b"x-request-timeout"))
         self.passed_on = passed_on(headers)
-
-
-def _text(value: bytes | None) -> str | None:
-    return None if value is None else value.decode("latin-1")
 
 
 def reading_of(request: Request) -> HeadReading:

@@ -11,7 +11,7 @@ from typing import Any
 from gateway.context import RequestContext
 from gateway.observe.error_stats import ErrorStats
 from gateway.observe.logs import Logs, RequestRecord
-from gateway.observe.metrics import Metrics, RouteMetrics
+from gateway.observe.metrics import Metrics
 from gateway.observe.request_log import RequestLog, RequestStory
 from gateway.observe.tracing import Tracing
 from policies.outcome import ErrorKind
@@ -44,11 +44,10 @@ class Services:
         """A request has come."""
         self.in_flight += 1
 
-    def routed(self, ctx: RequestContext, route: str) -> RouteMetrics:
-        """The request that has come belongs to this route, whose numbers these are."""
-        ctx.numbers = numbers = self.metrics.route(route)
-        numbers.in_flight += 1
-        return numbers
+    def routed(self, ctx: RequestContext, route: str) -> None:
+        """The request that has come belongs to this route, and counts in its numbers from now on."""
+        ctx.numbers = self.metrics.route(route)
+        ctx.numbers.in_flight += 1
 
     def account(self, ctx: RequestContext, now: float) -> None:
         """Books a request that is over; `now` is loop time.

@@ -67,6 +67,11 @@ class Head:
         self.close_delimited = False
         self.reading: HeadReading | None = None
 
+    def header(self, name: bytes) -> str | None:
+        """The value of a header by its lower-case name, or None."""
+        value = self.headers.get(name)
+        return None if value is None else value.decode("latin-1")
+
 
 class Request:
     """One client request: what its `head` says, and its body.
@@ -113,6 +118,5 @@ class Request:
         return self.head.close_delimited
 
     def header(self, name: bytes) -> str | None:
-        """The value of a header by its lower-case name, or None."""
-        value = self.headers.get(name)
-        return None if value is None else value.decode("latin-1")
+        """See `Head.header`."""
+        return self.head.header(name)

@@ -83,13 +83,10 @@ def data_of(frame: bytes) -> bytes:
 
 def plausible(data: bytes) -> bool:
     """Whether bytes are whole events, each of one line that looks like a JSON object; judged by ends, not parsed."""
+    if not (data.startswith(b"data: {") and data.endswith(b"}\n\n")):
+        return False
     lines = data.count(b"\n")
-    return (
-        (lines == 2 or lines == 2 * data.count(b"}\n\ndata: {") + 2)
-        and data.startswith(b"data: {")
-        and data.endswith(b"}\n\n")
-        and _CARRIAGE_RETURN not in data
-    )
+    return (lines == 2 or lines == 2 * data.count(b"}\n\ndata: {") + 2) and _CARRIAGE_RETURN not in data
 
 
 def is_malformed(frame: bytes) -> bool:
