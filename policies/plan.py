@@ -258,7 +258,7 @@ class AttemptPlan(Generic[T]):
             return None
         if self._attempts < self._max_attempts + self._max_resumes:
             for tier, targets, delay, why in self._resumable(now, fits):
-                if (choice := self._choice(targets, now, delay, why)) is not None:
+                if (choice := self._choice(_present(targets, now), now, delay, why)) is not None:
                     if not self._paid(now, choice.target, left=True):
                         return None
                     self._returns += why == RESUME and choice.target in self._asked
@@ -407,7 +407,8 @@ class AttemptPlan(Generic[T]):
         ):
             return None
         for tier in self._reach():
-            choice = self._choice(self._open(self._ejected(self._tiers[tier], now)), now, 0.0, LAST_RESORT)
+            targets = _present(self._open(self._ejected(self._tiers[tier], now)), now)
+            choice = self._choice(targets, now, 0.0, LAST_RESORT)
             if choice is not None:
                 if self._attempts and not self._paid(now, choice.target):
                     return None
@@ -452,8 +453,8 @@ class AttemptPlan(Generic[T]):
         return False
 
     def _choice(self, targets: Sequence[T], now: float, delay: float, why: str) -> Choice[T] | None:
-        """One of those that did not ask to be left alone, and of these one that is surely there; None without any."""
-        present = self._in_time([target for target in targets if target.away_until() <= now], now + delay)
+        """One of these that can answer in time, and of those one that is surely there; None without any."""
+        present = self._in_time(targets, now + delay)
         if not present:
             return None
         if len(present) > 1:
@@ -471,3 +472,8 @@ class AttemptPlan(Generic[T]):
 
     def _fits(self, target: T) -> bool:
         return self._min_context == 0 or (target.context_length or 0) >= self._min_context
+
+
+def _present(targets: Sequence[T], now: float) -> list[T]:
+    """Those that did not ask to be left alone."""
+    return [target for target in targets if target.away_until() <= now]

@@ -84,6 +84,7 @@ def plan(
     deadline: float = 100.0,
     ejected: Sequence[Place] = (),
     draw: Callable[[Sequence[Place]], Sequence[Place]] | None = None,
+    charge: Callable[[float], object] = lambda now: None,
 ) -> AttemptPlan[Place]:
     return AttemptPlan(
         tiers,
@@ -96,6 +97,7 @@ def plan(
         deadline=deadline,
         ejected=lambda tier, now: [place for place in tier if place in ejected],
         draw=draw,
+        charge=charge,
     )
 
 
@@ -461,16 +463,7 @@ def test_waiting_makes_sense_when_everything_left_is_out(
 
 def test_one_that_came_back_is_asked_beyond_attempts_twice_at_most_and_is_counted() -> None:
     a, charged = Place("a"), []
-    wanted = AttemptPlan(
-        [[a]],
-        max_attempts=1,
-        on=ON,
-        backoff=lambda number: 0.0,
-        withdraw=lambda now: False,
-        pick=lambda places, now: places[0],
-        deadline=100.0,
-        charge=charged.append,
-    )
+    wanted = plan([[a]], attempts=1, budget=Budget(0), charge=charged.append)
     wanted.next(1.0)
     wanted.failed(a, Failure(ErrorKind.BACKEND_UNREACHABLE), 1.0)
     assert wanted.next(2.0) is None

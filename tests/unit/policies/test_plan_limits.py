@@ -9,7 +9,7 @@ import pytest
 
 from policies.outcome import Elsewhere, ErrorKind, Failure
 from policies.plan import MAX_RECOVERIES, RECOVERED, RESUME, AttemptPlan
-from tests.unit.policies.test_plan import ON, Place, plan
+from tests.unit.policies.test_plan import Budget, Place, plan
 
 UNREACHABLE = Failure(ErrorKind.BACKEND_UNREACHABLE)
 BROKE = Failure(ErrorKind.GENERATION_FAILED)
@@ -268,16 +268,7 @@ def test_with_attempts_left_it_waits_on_though_its_recoveries_are_spent() -> Non
 def test_a_resume_at_one_that_came_back_is_counted_even_without_budget() -> None:
     charged: list[float] = []
     b = Place("b")
-    wanted = AttemptPlan(
-        [[Place("a"), b]],
-        max_attempts=1,
-        on=ON,
-        backoff=lambda number: 0.0,
-        withdraw=lambda now: False,
-        pick=lambda places, now: places[0],
-        deadline=100.0,
-        charge=charged.append,
-    )
+    wanted = plan([[Place("a"), b]], attempts=1, budget=Budget(0), charge=charged.append)
     first = wanted.next(0.0)
     assert first is not None
     wanted.broke(first.target, BROKE, 1.0)
