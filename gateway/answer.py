@@ -60,11 +60,15 @@ def error_lines(headers: Mapping[str, str]) -> bytes:
     return "".join(f"{name.lower()}: {value}\r\n" for name, value in headers.items()).encode("latin-1")
 
 
+def overhead_line(ctx: RequestContext, now: float) -> bytes:
+    """The header that every answer carries, too: milliseconds in Seawall so far, without backends and waits."""
+    return b"x-seawall-overhead-ms: %.3f\r\n" % (max(0.0, now - ctx.request.received_at - ctx.backend_time) * 1000)
+
+
 def attempt_lines(ctx: RequestContext, now: float) -> bytes:
     """How the answer came about: attempts, time in Seawall; where they apply the key's limits, warning, degradation."""
-    overhead = max(0.0, now - ctx.request.received_at - ctx.backend_time) * 1000
     lines = ctx.grant.headers if ctx.grant is not None else b""
-    lines += b"x-seawall-attempts: %d\r\nx-seawall-overhead-ms: %.3f\r\n" % (len(ctx.attempts), overhead)
+    lines += b"x-seawall-attempts: %d\r\n" % len(ctx.attempts) + overhead_line(ctx, now)
     if ctx.degraded is not None:
         lines += f"x-seawall-degraded: {ctx.degraded}\r\n".encode("ascii")
     if ctx.warning is not None:

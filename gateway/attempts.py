@@ -225,7 +225,7 @@ class Attempts:
             if self.resumption is not None:
                 body = self.resumption.body(body, endpoint.dialect)
         lines = self.lines_for(endpoint)
-        if ctx.deadline_is_clients:
+        if ctx.deadline_is_told:
             left = ctx.deadline - now - 0.0005  # rounded down: never more than is left
             lines += b"x-request-timeout: %.3f\r\n" % max(0.001, left)
         if ctx.trace is not None:

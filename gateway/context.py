@@ -117,6 +117,7 @@ class RequestContext:
         "correlation_id",
         "deadline",
         "deadline_is_clients",
+        "deadline_is_told",
         "degraded",
         "error",
         "facts",
@@ -152,6 +153,7 @@ class RequestContext:
         self.model = ""
         self.deadline = float("inf")
         self.deadline_is_clients = False
+        self.deadline_is_told = False  # to backends: the client has named a time, if only one that is too long
         self.grant: Grant | None = None
         self.attempts: list[AttemptRecord] = []
         self.budget_exhausted = False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from math import inf
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -32,6 +33,8 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 _OPEN = HEALTH_PATHS | {"/openapi.json"}
 #: Seconds that a client may take to read an answer.
 _PATIENCE = 60.0
+#: When a request came (monotonic seconds).
+_BEGAN = web.RequestKey("began", float)
 #: Header lines that `as_bytes` adds at most.
 _ADDED = 4
 
@@ -65,11 +68,12 @@ def application(gateway: Gateway) -> web.Application:
     @web.middleware
     async def contract(request: web.Request, handler: Handler) -> web.StreamResponse:
         given = request.headers.items()
+        request[_BEGAN] = monotonic()
         correlation = identify({name.lower().encode(): value.encode(errors="surrogateescape") for name, value in given})
         request[CORRELATION] = correlation
         try:
             _authorise(gateway, request)
-            response = await handler(request)
+            return await handler(request)
         except GatewayError as error:
             response = _error(error, request, correlation, gateway)
             if error.kind is ErrorKind.AUTHENTICATION_FAILED and request.path in ("/admin", "/admin/"):
@@ -84,13 +88,10 @@ def application(gateway: Gateway) -> web.Application:
         except Exception:
             gateway.services.log.exception("internal_error", correlation_id=correlation, path=request.path)
             response = _error(GatewayError(ErrorKind.INTERNAL_ERROR), request, correlation, gateway)
-        if response.prepared:  # an event stream that is over
-            return response
-        response.headers["Server"] = "seawall"
-        response.headers["X-Correlation-ID"] = response.headers["X-Request-ID"] = correlation
         return response
 
     app = web.Application(middlewares=[contract])
+    app.on_response_prepare.append(_identified)
     views = _Views(gateway)
     app.add_routes(
         [
@@ -203,6 +204,13 @@ class _Views:
 
     async def openapi(self, request: web.Request) -> web.Response:
         return _json(document())
+
+
+async def _identified(request: web.Request, response: web.StreamResponse) -> None:
+    """Puts on an answer, whatever sort it is, what every answer says; just before its head goes out."""
+    response.headers["Server"] = "seawall"
+    response.headers["X-Correlation-ID"] = response.headers["X-Request-ID"] = request[CORRELATION]
+    response.headers["X-Seawall-Overhead-Ms"] = f"{(monotonic() - request[_BEGAN]) * 1000:.3f}"
 
 
 def _authorise(gateway: Gateway, request: web.Request) -> None:

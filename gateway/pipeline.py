@@ -7,7 +7,7 @@ import random
 from time import monotonic
 
 from gateway import native
-from gateway.answer import answer_lines, attempt_lines, error_lines, identity_lines
+from gateway.answer import answer_lines, attempt_lines, error_lines, identity_lines, overhead_line
 from gateway.attempt import AnswerKind, Attempt
 from gateway.attempts import Attempts, book
 from gateway.context import RequestContext
@@ -117,7 +117,7 @@ class Pipeline:
         body = models_answer(request.path, ctx.runtime, ctx.key)
         ctx.status = 200
         headers = b"content-type: application/json\r\n" + identity_lines(ctx.correlation_id)
-        ctx.client.send(200, headers, body)
+        ctx.client.send(200, headers + overhead_line(ctx, monotonic()), body)
         return True
 
     def _validate(self, ctx: RequestContext, reading: HeadReading) -> None:
@@ -158,6 +158,7 @@ class Pipeline:
         self._services.routed(ctx, route.name)
         ctx.deadline = ctx.request.received_at + route.timeout.total
         limit = reading.timeout
+        ctx.deadline_is_told = limit is not None
         if limit is not None and limit <= route.timeout.total:
             ctx.deadline = ctx.request.received_at + limit
             ctx.deadline_is_clients = True
@@ -371,8 +372,8 @@ class Pipeline:
         lines = error_lines(headers) + identity_lines(ctx.correlation_id)
         if ctx.attempts and (last := ctx.attempts[-1].attempt) is not None:
             lines += last.candidate.answer_lines(ctx.model)
-        if ctx.route is not None:
-            lines += attempt_lines(ctx, monotonic())
+        now = monotonic()
+        lines += attempt_lines(ctx, now) if ctx.route is not None else overhead_line(ctx, now)
         ctx.client.send(status, lines, body)
 
     def _account(self, ctx: RequestContext) -> None:

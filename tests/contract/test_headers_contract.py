@@ -104,7 +104,7 @@ GATEWAYS_OWN = [
 
 
 @pytest.mark.parametrize(("name", "data", "status"), GATEWAYS_OWN)
-async def test_every_answer_of_the_gateways_own_carries_the_correlation_id(name: str, data: bytes, status: int) -> None:
+async def test_every_answer_of_the_gateways_own_carries_its_id_and_time(name: str, data: bytes, status: int) -> None:
     given = data.replace(b"host: gateway\r\n", b"host: gateway\r\nx-correlation-id: mine\r\n")
     limits = "max_body: 64KiB, timeouts: {header: 200ms, body: 200ms}"
     async with before_faults(limits) as (stack, _):
@@ -117,6 +117,7 @@ async def test_every_answer_of_the_gateways_own_carries_the_correlation_id(name:
         if status >= 400:
             assert answer.error["correlation_id"] == id_of(answer)
             assert answer.header("x-should-retry") == "false"
+        assert float(answer.header("x-seawall-overhead-ms") or "-1") >= 0
         assert not any(name in dict(answer.headers) for name in ("x-seawall-backend", "x-seawall-model"))
 
 
@@ -169,6 +170,14 @@ async def test_the_clients_deadline_is_kept_and_forwarded_reduced() -> None:
         (late,) = await stack.raw(request(body=CHAT, x_request_timeout="0.1"))
     assert (late.status, late.error["error_type"]) == (504, "deadline_exceeded")
     assert late.header("x-should-retry") == "false"
+
+
+async def test_a_deadline_beyond_the_routes_own_is_forwarded_as_that() -> None:
+    async with before_faults() as (stack, backend):
+        (answer,) = await stack.raw(request(body=CHAT, x_request_timeout="86400"))
+        (seen,) = backend.log.to("/v1/chat/completions")
+    assert answer.status == 200
+    assert 1.0 < float(seen.headers["x-request-timeout"]) < 2.0
 
 
 async def test_a_session_stays_with_its_backend() -> None:

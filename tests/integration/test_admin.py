@@ -33,6 +33,7 @@ async def events(gateway: RunningGateway) -> AsyncIterator[tuple[str, dict[str, 
     """Events of the stream, as (name, data)."""
     async with gateway.session.get(gateway.url + "/admin/events") as response:
         assert response.headers["Content-Type"].startswith("text/event-stream")
+        assert {"X-Correlation-ID", "X-Request-ID", "X-Seawall-Overhead-Ms"} <= response.headers.keys()
         name = ""
         while line := (await response.content.readuntil(b"\n")).decode().rstrip("\n"):
             pass
