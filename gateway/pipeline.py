@@ -246,7 +246,7 @@ class Pipeline:
                 timeouts,
                 self._loop,
                 passage,
-                several=ctx.facts.several,
+                choices=ctx.facts.choices,
             )
             failure = await self._pass_on(ctx, route, attempt, relay)
             if failure is None:

@@ -11,6 +11,7 @@ from backends.dialect import Dialect, Usage
 from backends.held_up import held_up
 from gateway.attempt import Attempt
 from gateway.http.connection import ClientConnection
+from gateway.relay.choices import Choices
 from gateway.relay.passage import Continued, DivergedError, Passage
 from gateway.relay.sse import (
     ABORTED,
@@ -56,12 +57,13 @@ class StreamRelay:
     """A sink that writes server-sent events to the client as they come.
 
     `done` resolves to None when the answer is whole, else to the failure that broke it; nothing has been said to the
-    client about that failure yet. A malformed frame is a break: there may have been text in it. `several`: the answer
-    has several choices, so that the end of one is not the end of all.
+    client about that failure yet. A malformed frame is a break: there may have been text in it. `choices`: how many the
+    answer was asked to have.
     """
 
     __slots__ = (
         "_attempt",
+        "_choices",
         "_client",
         "_dialect",
         "_due",
@@ -71,7 +73,6 @@ class StreamRelay:
         "_loop",
         "_may_end",
         "_scanner",
-        "_several",
         "_shape",
         "_tail",
         "_terminal_seen",
@@ -90,12 +91,12 @@ class StreamRelay:
         loop: asyncio.AbstractEventLoop,
         passage: Passage,
         *,
-        several: bool = False,
+        choices: int = 1,
     ) -> None:
         self._client = client
         self._attempt = attempt
         self.passage = passage
-        self._several = several
+        self._choices = Choices(choices) if choices > 1 else None
         self._dialect: Dialect = attempt.endpoint.dialect
         self._shape: StreamShape = attempt.shape
         self._may_end = attempt.shape.ends_in_object  # whether what is `plausible` may be the last
@@ -152,6 +153,8 @@ class StreamRelay:
 
     def _pass_on(self, frames: bytes, *, may_end: bool = True) -> None:
         self._tail.append(frames)
+        if self._choices is not None:
+            self._choices.note(frames)
         if may_end and not self._terminal_seen and self._shape.ends(frames):
             if self._unexplained():
                 self._tail.pop()
@@ -212,8 +215,10 @@ class StreamRelay:
 
     def _unexplained(self) -> bool:
         """Whether the server, which always says why an answer ends, has ended the stream without it."""
-        if self._several or not self._dialect.tells_finish or self._shape.finished_by is None:
+        if not self._dialect.tells_finish or self._shape.finished_by is None:
             return False
+        if self._choices is not None:
+            return self._choices.unended
         return not any(said in piece for piece in self._tail for said in self._shape.finished_by)
 
     def _until_terminal(self, frames: bytes) -> bytes:
@@ -227,8 +232,10 @@ class StreamRelay:
 
     def _finished(self) -> bool:
         """Whether all text has come, and only bookkeeping may lack."""
-        if self._several or not self._shape.terminal:
+        if not self._shape.terminal:
             return False
+        if self._choices is not None:
+            return self._choices.all_ended
         return any(
             (document := document_of(frame)) is not None and self._shape.finished(document)
             for piece in self._tail

@@ -73,10 +73,11 @@ class Facts:
         return value if isinstance(value, int) else None
 
     @property
-    def several(self) -> bool:
-        """Whether the answer has several choices, which end one by one."""
+    def choices(self) -> int:
+        """How many the answer has, which end one by one: `n` for each prompt."""
         prompt = self.field("prompt")
-        return self.n > 1 or (isinstance(prompt, list) and len(prompt) > 1 and type(prompt[0]) is not int)
+        prompts = len(prompt) if isinstance(prompt, list) and prompt and type(prompt[0]) is not int else 1
+        return self.n * prompts
 
     @property
     def steps(self) -> int | None:

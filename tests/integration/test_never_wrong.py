@@ -64,6 +64,35 @@ async def test_one_finished_choice_does_not_finish_the_others(asked: dict[str, o
         assert answer.error["error_type"] in ("generation_failed", "inference_timeout")
 
 
+@pytest.mark.parametrize("keeps", [False, True], ids=["cut", "stalls"])
+async def test_when_the_last_choice_has_ended_the_answer_is_whole(keeps: bool) -> None:
+    async with RogueBackend() as rogue, rogue_stack(rogue) as gateway:
+        rogue.keeps = keeps
+        rogue.says = SSE + choice(0, "a") + choice(1, "b") + choice(0, "", "stop") + choice(1, "", "length")
+        asked = {"model": "tiny", "stream": True, "n": 2, "messages": [{"role": "user", "content": "count"}]}
+        answer = await gateway.post("/v1/chat/completions", asked)
+        assert answer.streamed == "ab"
+        assert answer.frames[-1] == "[DONE]"
+
+
+@pytest.mark.parametrize("ended", [(), (0,)])
+async def test_the_end_of_the_stream_is_none_while_a_choice_has_not_ended(ended: tuple[int, ...]) -> None:
+    async with RogueBackend() as rogue, rogue_stack(rogue) as gateway:
+        rogue.says = SSE + choice(0, "a") + choice(1, "b") + b"".join(choice(index, "", "stop") for index in ended)
+        rogue.says += b"data: [DONE]\n\n"
+        asked = {"model": "tiny", "stream": True, "n": 2, "messages": [{"role": "user", "content": "count"}]}
+        answer = await gateway.post("/v1/chat/completions", asked)
+        assert answer.error["error_type"] == "generation_failed"
+
+
+async def test_a_server_may_give_fewer_choices_than_it_was_asked_for() -> None:
+    async with RogueBackend() as rogue, rogue_stack(rogue) as gateway:
+        rogue.says = SSE + choice(0, "a") + choice(0, "", "stop") + b"data: [DONE]\n\n"
+        asked = {"model": "tiny", "stream": True, "n": 2, "messages": [{"role": "user", "content": "count"}]}
+        answer = await gateway.post("/v1/chat/completions", asked)
+        assert answer.frames[-1] == "[DONE]"
+
+
 async def test_a_large_native_answer_is_translated_too() -> None:
     image = "A" * (9 << 20)
     body = orjson.dumps({"created": 1, "data": [{"b64_json": image}]})
