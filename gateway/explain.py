@@ -56,8 +56,14 @@ def _policy(config: Config, route: Route) -> str:
 def _state(shown: Mapping[str, Any]) -> str:
     if not shown.get("healthy", True):
         return f"down ({shown.get('message') or shown.get('state')})"
+    if (service := shown.get("service", "active")) != "active":
+        return f"{service} (by an operator)"
     if shown.get("breaker", "closed") == "open":
         return "ejected (circuit open)"
+    if wait := shown.get("retry_after"):
+        return f"busy (to be asked again in {format_duration(round(wait, 1))})"
+    if shown.get("in_flight", 0) >= shown.get("limit", inf):
+        return "busy (at its limit)"
     return "up"
 
 

@@ -8,6 +8,8 @@ import pytest
 from typer.testing import CliRunner
 
 from gateway.cli import app
+from gateway.config import load_text
+from gateway.explain import explain
 
 CONFIG = """
 backends:
@@ -50,6 +52,26 @@ def test_it_tells_what_would_be_if_endpoints_were_down(path: str) -> None:
     assert "1. small: next tier" in text
     _, text = told("llama-3", "--config", path, "--down", "a", "--down", "b", "--down", "small")
     assert "none: nothing can be asked" in text
+
+
+@pytest.mark.parametrize(
+    ("shown", "words"),
+    [
+        ({"healthy": False, "message": "connection refused"}, "down (connection refused)"),
+        ({"service": "draining"}, "draining (by an operator)"),
+        ({"breaker": "open", "retry_after": 8.0}, "ejected (circuit open)"),
+        ({"retry_after": 2.04}, "busy (to be asked again in 2s)"),
+        ({"in_flight": 4, "limit": 4}, "busy (at its limit)"),
+    ],
+)
+async def test_an_endpoint_that_is_not_asked_now_is_passed_over_and_says_why(
+    shown: dict[str, object], words: str
+) -> None:
+    well = {"healthy": True, "service": "active", "breaker": "closed", "retry_after": None, "in_flight": 3, "limit": 4}
+    text = await explain(load_text(CONFIG), "llama-3", seen={"a": well | shown, "b": well, "small": well})
+    assert f"a as 'llama-3': {words}, b as 'llama-3': up" in text
+    assert "1. b: first choice" in text
+    assert ". a: " not in text
 
 
 @pytest.mark.parametrize(
