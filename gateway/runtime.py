@@ -176,7 +176,7 @@ class Route:
         self.degradation = _degradation(policy)
         self.fault = FaultInjection(policy.fault, rng) if policy.fault is not None else None
         if previous is not None:
-            if previous.policy.retry == policy.retry:
+            if previous.policy.retry.budget == policy.retry.budget:
                 self.budget = previous.budget
             if previous.policy.hedge == policy.hedge:
                 self.hedge = previous.hedge

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from pathlib import Path
+from time import monotonic
 
 import pytest
 
@@ -93,6 +94,25 @@ async def test_a_reload_changes_an_endpoints_times_and_leaves_its_state(tmp_path
             assert gateway.gateway.reload() is True
             assert gateway.gateway.runtime.endpoints["b0"] is endpoint
             assert (endpoint.pool.connect_timeout, endpoint.progress.window) == (3.0, 300.0)
+
+
+async def test_what_was_spent_and_who_is_out_survive_a_reload_that_changes_something_else(tmp_path: Path) -> None:
+    async with FaultBackend() as one:
+        path = tmp_path / "gateway.yaml"
+        manual = config(one, server="watch: false")
+        path.write_text(manual)
+        async with running_gateway(manual, path) as gateway:
+            budget = gateway.gateway.runtime.routes.routes[0].budget
+            budget.withdraw(monotonic())
+            gateway.gateway.runtime.endpoints["b0"].breaker.trip(monotonic())
+            path.write_text(manual + "policies: {default: {retry: {attempts: 2}, timeout: {total: 3m}}}\n")
+            assert gateway.gateway.reload() is True
+            (route,) = gateway.gateway.runtime.routes.routes
+            assert (route.policy.retry.attempts, route.budget) == (2, budget)
+            assert gateway.gateway.runtime.endpoints["b0"].breaker.snapshot(monotonic()).state == "open"
+            path.write_text(manual + "policies: {default: {retry: {budget: {ratio: 0.1}}}}\n")
+            assert gateway.gateway.reload() is True
+            assert gateway.gateway.runtime.routes.routes[0].budget is not budget
 
 
 async def test_a_reload_with_a_url_that_the_redis_client_does_not_take_changes_nothing(
