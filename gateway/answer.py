@@ -78,10 +78,17 @@ def attempt_lines(ctx: RequestContext, now: float) -> bytes:
 
 def answer_lines(ctx: RequestContext, head: UpstreamHead, candidate_lines: bytes, now: float) -> bytes:
     """All header lines of a proxied answer but its framing."""
-    dropped = _DROPPED
-    if head.connection and head.connection.lower() not in (b"keep-alive", b"close"):
-        dropped = dropped | {token.strip().lower() for token in head.connection.split(b",")}
-    own = b"".join([b"%b: %b\r\n" % item for item in head.headers if item[0] not in dropped])
+    own = head.passed_on
+    if own is None:
+        own = head.passed_on = _passed_on(head)
     if ctx.request.path.startswith("/v1/messages"):  # where Anthropic's SDK looks for it
         own += b"request-id: %b\r\n" % ctx.correlation_id.encode("ascii")
     return own + identity_lines(ctx.correlation_id) + candidate_lines + attempt_lines(ctx, now)
+
+
+def _passed_on(head: UpstreamHead) -> bytes:
+    """The lines of the backend's own headers that the client gets."""
+    dropped = _DROPPED
+    if head.connection and head.connection.lower() not in (b"keep-alive", b"close"):
+        dropped = dropped | {token.strip().lower() for token in head.connection.split(b",")}
+    return b"".join([b"%b: %b\r\n" % item for item in head.headers if item[0] not in dropped])

@@ -54,7 +54,7 @@ class ClientConnection(asyncio.Protocol):
         self._lines: list[tuple[bytes, bytes]] = []  # the same as they came
         self._head_in = b""  # what was read of a head that may come again, from its beginning
         self._between = True  # the parser has seen all of a message and nothing of the next
-        self._repeated: RepeatedHead | None = None
+        self._repeated: RepeatedHead[Head] | None = None
         self._unlike = 0  # heads since one was recognised
         self._to_come = 0  # bytes of a body whose head was recognised: the parser sees neither
         self._request: Request | None = None
@@ -279,7 +279,8 @@ class ClientConnection(asyncio.Protocol):
         """Keeps the head of a request that is to be answered, in case that the client repeats it."""
         self._unlike += 1
         plain = head.keep_alive and b"transfer-encoding" not in head.headers
-        self._repeated = repeated(head, self._lines, self._head_in) if plain else None
+        first = b"%b %b HTTP/1.1\r\n" % (head.method.encode("ascii"), head.target)
+        self._repeated = repeated(head, first, self._lines, self._head_in) if plain else None
         self._head_in = b""
 
     def _accepts_host(self, host: bytes | None) -> bool:

@@ -1,4 +1,4 @@
-"""Clients repeat themselves: a head that differs from one before in nothing but the length of the body.
+"""Clients and backends repeat themselves: a head that differs from one before in nothing but the length of the body.
 
 Such a head is recognised by its bytes and need not be parsed and checked again. Remembered are only heads written in
 the one form that leaves no room for two readings: what the parser made of them, written down again, is what came.
@@ -7,8 +7,9 @@ the one form that leaves no room for two readings: what the parser made of them,
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Generic, TypeVar
 
-from gateway.http.message import Head
+H = TypeVar("H")
 
 #: Digits that a Content-Length may have here.
 _DIGITS = 10
@@ -16,12 +17,12 @@ _DIGITS = 10
 MOST_UNLIKE = 4
 
 
-class RepeatedHead:
+class RepeatedHead(Generic[H]):
     """The bytes before and after the digits of the Content-Length, and what they say."""
 
     __slots__ = ("_after", "_before", "head")
 
-    def __init__(self, head: Head, before: bytes, after: bytes) -> None:
+    def __init__(self, head: H, before: bytes, after: bytes) -> None:
         self.head = head
         self._before = before
         self._after = after
@@ -38,17 +39,16 @@ class RepeatedHead:
         return int(digits), end + len(self._after)
 
 
-def repeated(head: Head, lines: Sequence[tuple[bytes, bytes]], data: bytes) -> RepeatedHead | None:
+def repeated(head: H, first: bytes, lines: Sequence[tuple[bytes, bytes]], data: bytes) -> RepeatedHead[H] | None:
     """The head with which `data` begins, to be recognised when it comes again; None where that would not be safe.
 
-    `lines` are its fields as the parser gave them.
+    `first` is its first line with the line's end, `lines` are its fields as the parser gave them.
     """
     at = next((at for at, (name, _) in enumerate(lines) if name.lower() == b"content-length"), None)
     if at is None:
         return None
     written = [b"%b: %b\r\n" % line for line in lines]
     name, digits = lines[at]
-    first = b"%b %b HTTP/1.1\r\n" % (head.method.encode("ascii"), head.target)
     before = b"%b%b%b: " % (first, b"".join(written[:at]), name)
     after = b"\r\n%b\r\n" % b"".join(written[at + 1 :])
     found = RepeatedHead(head, before, after)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from enum import Enum
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Protocol
@@ -11,14 +11,16 @@ from typing import TYPE_CHECKING, Any, Protocol
 import httptools
 
 from gateway.http.message import write_whole
+from gateway.http.repeated import MOST_UNLIKE, repeated
 
 if TYPE_CHECKING:
     from gateway.upstream.pool import Pool
 
 #: A backend's head may be at most this long, in bytes.
 MAX_HEAD = 64 * 1024
-#: Headers that say something of the message to whoever reads it.
-_TELLING = frozenset({b"connection", b"content-encoding", b"content-length", b"content-type", b"transfer-encoding"})
+#: Of so many heads unlike the one before, in a row, only the first `MOST_UNLIKE` are remembered: a backend may write
+#: something new into each of them, or just the time.
+_UNLIKE_ROUND = 64
 
 
 class Break(Enum):
@@ -31,17 +33,40 @@ class Break(Enum):
 
 
 class UpstreamHead:
-    """The head of a backend's answer; header names in lower case, in order, values as they came."""
+    """The head of a backend's answer. Answers that repeat its bytes share it: it is only read.
 
-    __slots__ = ("connection", "content_length", "content_type", "encoded", "headers", "status")
+    `headers` has lower-case names, in order, and values as they came, without Content-Length: that is the connection's
+    to heed. `delimited`: the body has an end other than that of the connection. `passed_on` is what the client gets of
+    them, None as long as nobody has asked.
+    """
 
-    def __init__(self) -> None:
-        self.status = 0
+    __slots__ = ("connection", "content_type", "delimited", "encoded", "headers", "passed_on", "status")
+
+    def __init__(self, status: int, lines: Sequence[tuple[bytes, bytes]]) -> None:
+        """Raises ValueError for framing that nobody asked for."""
+        self.status = status
         self.headers: list[tuple[bytes, bytes]] = []
         self.connection = b""
         self.content_type = b""
-        self.content_length: int | None = None
+        self.delimited = False
         self.encoded = False
+        self.passed_on: bytes | None = None
+        for name, value in lines:
+            name = name.lower()
+            if name == b"content-length":
+                self.delimited = True
+                continue
+            self.headers.append((name, value))
+            if name == b"content-type":
+                self.content_type = value.strip().lower()
+            elif name == b"transfer-encoding":
+                self.delimited = True
+                if value.strip().lower() != b"chunked":
+                    raise ValueError("a transfer coding that nobody asked for")
+            elif name == b"connection":
+                self.connection = value
+            elif name == b"content-encoding":
+                self.encoded = value.strip().lower() != b"identity"
 
     @property
     def is_event_stream(self) -> bool:
@@ -87,16 +112,18 @@ class UpstreamConnection(asyncio.Protocol):
     """Client side of one connection to an endpoint; carries one exchange at a time and returns itself to its pool."""
 
     __slots__ = (
-        "_chunked",
         "_complete",
         "_head",
+        "_head_in",
         "_head_size",
         "_keep_alive",
+        "_lines",
         "_loop",
         "_parser",
         "_parts",
         "_pool",
         "_received",
+        "_to_come",
         "_transport",
         "idle_since",
         "reused",
@@ -109,11 +136,13 @@ class UpstreamConnection(asyncio.Protocol):
         self._transport: asyncio.Transport = None  # type: ignore[assignment]  # set by connection_made
         self._parser: Any = httptools.HttpResponseParser(self)
         self.sink: Sink | None = None
-        self._head = UpstreamHead()
+        self._head: UpstreamHead | None = None
+        self._lines: list[tuple[bytes, bytes]] = []  # of the head, as they came
+        self._head_in = b""  # what was read first, which a head that may come again begins
         self._head_size = 0
+        self._to_come: int | None = None  # bytes of a body whose head was recognised: the parser sees neither
         self._parts: list[bytes] = []
         self._complete = False
-        self._chunked = False
         self._keep_alive = False
         self._received = False
         self.reused = False
@@ -125,9 +154,9 @@ class UpstreamConnection(asyncio.Protocol):
     def send(self, sink: Sink, data: bytes, body: bytes) -> None:
         """Sends one request (`data` is its whole head) and delivers the answer to `sink`."""
         self.sink = sink
-        self._head = UpstreamHead()
+        self._head = self._to_come = None
         self._head_size = 0
-        self._received = self._complete = self._chunked = False
+        self._received = self._complete = False
         write_whole(self._transport, data, body)
 
     def abort(self) -> None:
@@ -161,7 +190,38 @@ class UpstreamConnection(asyncio.Protocol):
         if sink is None:
             self._transport.abort()  # bytes that nobody asked for: an answer to come would be out of step
             return
-        self._received = True
+        if not self._received:
+            self._received = True
+            if (known := self._pool.repeated) is not None and (found := known.find(data)) is not None:
+                self._to_come, size = found
+                self._begin_repeated(sink, known.head)
+                data = data[size:]
+            else:
+                self._head_in = data
+        if self._to_come is None:
+            self._feed(sink, data)
+        else:
+            self._take_body(sink, data, self._to_come)
+
+    def _begin_repeated(self, sink: Sink, head: UpstreamHead) -> None:
+        """An answer whose head was parsed and judged before; only its body's length is its own."""
+        self._pool.unlike = 0
+        self._head = head
+        self._keep_alive = True
+        sink.on_head(head)
+
+    def _take_body(self, sink: Sink, data: bytes, to_come: int) -> None:
+        piece = data[:to_come]
+        self._to_come = to_come - len(piece)
+        self._complete = not self._to_come
+        if piece:
+            sink.on_data(piece)
+        if len(piece) < len(data):
+            self._feed(sink, data[to_come:])  # for the parser to say what is behind the answer
+        elif self._complete:
+            self._end()
+
+    def _feed(self, sink: Sink, data: bytes) -> None:
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserError as error:
@@ -169,7 +229,7 @@ class UpstreamConnection(asyncio.Protocol):
                 self._broken(Break.GARBAGE, f"not valid HTTP: {error}"[:200])
                 return
             self._keep_alive = False  # a whole answer with something behind it: use the answer, not the connection
-        if not self._head.status:
+        if self._head is None:
             self._head_size += len(data)
             if self._head_size > MAX_HEAD:
                 self._broken(Break.GARBAGE, "the head of the answer is too large")
@@ -192,46 +252,41 @@ class UpstreamConnection(asyncio.Protocol):
             raise ValueError("an answer to no request")
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        head = self._head
         self._head_size += len(name) + len(value)
         if self._head_size > MAX_HEAD:
             raise ValueError("the head of the answer is too large")
-        if head.status:
-            return  # a trailer: what comes behind the body must not change the head
-        name = name.lower()
-        head.headers.append((name, value))
-        if name not in _TELLING:
-            return
-        if name == b"content-type":
-            head.content_type = value.strip().lower()
-        elif name == b"content-length":
-            head.content_length = int(value)
-        elif name == b"transfer-encoding":
-            self._chunked = True
-            if value.strip().lower() != b"chunked":
-                raise ValueError("a transfer coding that nobody asked for")
-        elif name == b"connection":
-            head.connection = value
-        else:
-            head.encoded = value.strip().lower() != b"identity"
+        if self._head is None:  # else a trailer: what comes behind the body must not change the head
+            self._lines.append((name, value))
 
     def on_headers_complete(self) -> None:
+        lines, self._lines = self._lines, []
         status = self._parser.get_status_code()
         if 100 <= status < 200:
             return
-        self._head.status = status
+        self._head = head = UpstreamHead(status, lines)
         self._keep_alive = self._parser.should_keep_alive()
+        if self._head_in:
+            self._remember(head, lines)
         if self.sink is not None:
-            self.sink.on_head(self._head)
+            self.sink.on_head(head)
+
+    def _remember(self, head: UpstreamHead, lines: list[tuple[bytes, bytes]]) -> None:
+        """Keeps a head that came whole and first, in case that this backend repeats it."""
+        data, self._head_in = self._head_in, b""
+        pool = self._pool
+        if head.status != 200 or not self._keep_alive:
+            return
+        pool.unlike += 1
+        if pool.unlike % _UNLIKE_ROUND <= MOST_UNLIKE:
+            pool.repeated = repeated(head, data[: data.find(b"\n") + 1], lines, data)
 
     def on_body(self, body: bytes) -> None:
         self._parts.append(body)
 
     def on_message_complete(self) -> None:
-        if self._head.status:
-            self._complete = True
-        else:  # an informational answer: the real one follows
-            self._head = UpstreamHead()  # its size stays counted: there could be any number of them
+        # An informational answer has left no head, and the real one follows. The size of its own stays counted: there
+        # could be any number of them.
+        self._complete = self._head is not None
 
     def eof_received(self) -> bool:
         return False
@@ -243,7 +298,7 @@ class UpstreamConnection(asyncio.Protocol):
         if sink is None or self._complete:
             return
         head = self._head
-        if head.status and exc is None and head.content_length is None and not self._chunked:
+        if head is not None and exc is None and not head.delimited:
             # HTTP/1.0 style: the end of the connection is the end of the body.
             self._keep_alive = False
             self._complete = True
@@ -258,7 +313,7 @@ class UpstreamConnection(asyncio.Protocol):
         parts, self._parts = self._parts, []
         self.abort()
         if sink is not None:
-            if parts and self._head.status:
+            if parts and self._head is not None:
                 sink.on_data(b"".join(parts))  # what did arrive belongs to the client
             sink.on_broken(reason, detail)
 

@@ -9,7 +9,8 @@ from collections.abc import Callable
 from time import monotonic
 
 from backends.held_up import patient_timeout
-from gateway.upstream.connection import Break, UpstreamConnection
+from gateway.http.repeated import RepeatedHead
+from gateway.upstream.connection import Break, UpstreamConnection, UpstreamHead
 
 #: Seconds after which an unused connection is closed. Longer than many servers keep theirs (uvicorn: 5 s): a close by
 #: the server is noticed at once, and one that crosses our request is recognised as stale and tried again.
@@ -21,7 +22,10 @@ class PoolExhaustedError(Exception):
 
 
 class Pool:
-    """Connections to one address. Not thread-safe: belongs to one event loop."""
+    """Connections to one address. Not thread-safe: belongs to one event loop.
+
+    `repeated` is the head that its answers have had lately, and `unlike` how many were others since.
+    """
 
     def __init__(
         self,
@@ -42,6 +46,8 @@ class Pool:
         self._open: set[UpstreamConnection] = set()
         self._connecting: set[asyncio.Task[None]] = set()
         self._closed = False
+        self.repeated: RepeatedHead[UpstreamHead] | None = None
+        self.unlike = 0
 
     @property
     def open(self) -> int:

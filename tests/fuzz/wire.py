@@ -98,7 +98,8 @@ class _Pool:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
-        self.given_back = 0
+        self.repeated = None
+        self.unlike = self.given_back = 0
 
     def give_back(self, connection: object) -> None:
         self.given_back += 1
