@@ -44,7 +44,7 @@ def bodies(data: bytes) -> None:
         facts = parse_body(path, "application/json", body)
     except InvalidRequest:
         return
-    facts.prefix(), facts.several, facts.steps, facts.image_size, facts.seed
+    facts.prefix(), facts.choices, facts.steps, facts.image_size, facts.seed
     assert facts.input_chars <= 2 * len(body)
     sent = json.loads(facts.body)
     assert sent.get("model") == facts.model
