@@ -359,9 +359,8 @@ class Attempts:
         return ErrorKind.DEADLINE_EXCEEDED if self._ctx.deadline_is_clients else ErrorKind.INFERENCE_TIMEOUT
 
     def _total_failure(self) -> GatewayError:
-        failed = self._ctx.failed_attempts()
-        if failed:
-            return GatewayError.from_failures(failed)
+        if self._ctx.failed_attempts():
+            return self._ctx.total_failure(monotonic())
         if self.plan.too_late:
             return GatewayError(self._deadline_kind, _TOO_LATE)
         told = down(candidate.endpoint for tier in self._route.tiers for candidate in tier)

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 _NOTHING: Mapping[str, Any] = {}
 _MAX_QUERY_FIELDS = 64
+#: Seconds by which a timer may be early.
+_EARLY = 0.002
 #: What is known of a body that was not read yet.
 _UNREAD = Facts(b"")
 
@@ -251,6 +253,16 @@ class RequestContext:
         if last.attempt is attempt:
             return last
         return next(record for record in reversed(self.attempts) if record.attempt is attempt)
+
+    def total_failure(self, now: float) -> GatewayError:
+        """What the failed attempts come to, or the client's own deadline where that has ended them.
+
+        Raises ValueError if there are none.
+        """
+        failed = self.failed_attempts()
+        if self.deadline_is_clients and now >= self.deadline - _EARLY:
+            return GatewayError(ErrorKind.DEADLINE_EXCEEDED, attempts=failed)
+        return GatewayError.from_failures(failed)
 
     def failed_attempts(self) -> list[FailedAttempt]:
         """The attempts that failed, in order, as the client may see them."""

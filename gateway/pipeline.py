@@ -341,8 +341,7 @@ class Pipeline:
     def _break_off(self, ctx: RequestContext, attempt: Attempt, failure: Failure) -> None:
         """A begun answer broke: a stream ends with a typed error and without `[DONE]`, other bodies are cut visibly."""
         ctx.record_of(attempt).failure = failure
-        error = GatewayError.from_failures(ctx.failed_attempts())
-        ctx.error = error
+        ctx.error = error = ctx.total_failure(monotonic())
         if attempt.kind is AnswerKind.STREAM:
             rendering = rendering_for(ctx.request.path)
             ctx.client.end(render_frame(error, rendering, ctx.correlation_id, self._services.clock()), close=True)

@@ -14,6 +14,7 @@ from tests.integration.test_resilience import POLICY, stack
 from tests.integration.test_stream_failover import text_of, until
 from tests.support.counting_model import count_text
 from tests.support.fault_backend import FaultBackend
+from tests.support.faults import fault
 from tests.support.gateway import Answer, RunningGateway
 
 WAITS = POLICY.replace("max_wait: 0s", "max_wait: 4s").replace("total: 5s", "total: 20s")
@@ -100,3 +101,26 @@ async def test_a_deadline_that_no_endpoint_has_lately_kept_is_told_at_once() -> 
         assert late.headers["x-seawall-attempts"] == "0"
         assert len(list(backend.log.to("/v1/chat/completions"))) == asked
         assert (await gateway.chat(headers={"X-Request-Timeout": "2"}, max_tokens=1)).status == 200
+
+
+async def test_the_clients_deadline_that_passes_during_a_resume_is_what_it_is_told() -> None:
+    async with stack() as (gateway, (one, two)):
+        for backend in (one, two):
+            backend.inject(fault("rst_mid_stream", after=3), fault("hang", path="/v1/completions"))
+        answer = await gateway.chat(stream=True, headers={"X-Request-Timeout": "0.2", "connection": "close"})
+        assert text_of(answer) == count_text(1, 3)
+        assert answer.error["error_type"] == "deadline_exceeded"
+        assert [each["error_type"] for each in answer.error["details"]["attempts"]] == [
+            "generation_failed",
+            "inference_timeout",
+        ]
+
+
+async def test_the_clients_deadline_that_passes_while_it_waits_for_one_that_comes_back_is_what_it_is_told() -> None:
+    async with stack(policy=WAITS, primaries=1) as (gateway, (one,)):
+        assert (await gateway.chat()).status == 200
+        await one.kill()
+        answer = await gateway.chat(headers={"X-Request-Timeout": "0.3"})
+        assert (answer.status, answer.error["error_type"]) == (504, "deadline_exceeded")
+        assert answer.headers["x-should-retry"] == "false"
+        assert answer.error["details"]["attempts"]
