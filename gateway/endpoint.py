@@ -212,8 +212,11 @@ class Endpoint:
         return self.vitality.seen_since(at) or self.breaker.state(now) is State.HALF_OPEN
 
     def load(self, now: float) -> float:
-        """Requests it has per unit of weight, those that wait inside it counted."""
-        return (self.in_flight + self.waiting) / self.weight
+        """Requests it has per unit of weight, those that wait inside it counted; its KV cache decides between equals.
+
+        The cache tells of other gateways' requests too. It counts for one at most: what is scraped is seconds old.
+        """
+        return (self.in_flight + self.waiting + self.kv_cache) / self.weight
 
     def retry_after(self, now: float) -> float | None:
         """Seconds until it may be asked again; None when nothing says."""
