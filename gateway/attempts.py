@@ -42,16 +42,18 @@ class Attempts:
     )
 
     def __init__(self, ctx: RequestContext, route: Route, services: Services, loop: asyncio.AbstractEventLoop) -> None:
+        numbers = ctx.numbers
+        assert numbers is not None
         self._ctx = ctx
         self._route = route
         self._services = services
-        self._numbers = services.metrics.route(route.name)
+        self._numbers = numbers
         self._race = Race(loop)
         self._late: list[Attempt] = []  # those without an answer after `first_token`
         self._hedge_at = inf
         self._hedges = 0
         self._shrinks: list[tuple[dict[str, Any], Failure]] = []  # what was asked for less of, and what it was for
-        self.plan: AttemptPlan[Candidate] = route.plan(ctx.deadline, ctx.affinity(route.policy.balance))
+        self.plan: AttemptPlan[Candidate] = route.plan(ctx.deadline, ctx.affinity(route.balance))
         self.resumption: Resumption | None = None
         if ctx.facts.stream and route.resumes:
             self.resumption = Resumption.of(ctx.api_path, ctx.target(), ctx.facts)

@@ -42,7 +42,7 @@ async def explain(
     for name, endpoint in runtime.endpoints.items():
         states[name] = "down (as asked)" if name in down else _state((seen or {}).get(name, {}))
         endpoint.in_service = endpoint.healthy = states[name] == "up"
-    lines = [f"route {route.name!r} takes {model!r} (policy {_policy(config, route)}, balance {route.policy.balance})"]
+    lines = [f"route {route.name!r} takes {model!r} (policy {_policy(config, route)}, balance {route.balance})"]
     for number, tier in enumerate(route.tiers):
         members = ", ".join(f"{c.name} as {c.model or model!r}: {states[c.name]}" for c in tier)
         lines.append(f"  {'primary' if number == 0 else f'fallback {number}'}: {members}")

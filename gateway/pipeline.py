@@ -169,7 +169,8 @@ class Pipeline:
             check_limits(ctx.facts, route.limits)
         except InvalidRequest as problem:
             raise _refusal(problem) from None
-        route.room.check(ctx, self._services.metrics.route(route.name))
+        assert ctx.numbers is not None
+        route.room.check(ctx, ctx.numbers)
         if ctx.key is not None:
             ctx.grant = ctx.runtime.key_limits.admit(ctx.key, ctx.model, ctx.facts, monotonic())
         now = monotonic()

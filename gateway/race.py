@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 
 from backends.held_up import longer
 from gateway.attempt import Attempt
@@ -17,7 +16,7 @@ class Race:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._settled: deque[Attempt] = deque()
+        self._settled: list[Attempt] = []
         self._waiter: Signal | None = None
         self._timer: asyncio.TimerHandle | None = None
         self.running: list[Attempt] = []
@@ -58,7 +57,7 @@ class Race:
         """The next attempt that settles, removed from `running`; None when loop time reaches `until` first."""
         if not self._settled and not await self.settles(until):
             return None
-        attempt = self._settled.popleft()
+        attempt = self._settled.pop(0)
         self.running.remove(attempt)
         return attempt
 

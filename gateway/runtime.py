@@ -6,13 +6,12 @@ import random
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from time import monotonic
 from types import MappingProxyType
 
 from gateway.admission import WaitingRoom
 from gateway.answer import safe
-from gateway.config.schema import Config, KeyConfig, PolicyConfig, RouteConfig, TimeoutPolicy
+from gateway.config.schema import Config, KeyConfig, PolicyConfig, RouteConfig
 from gateway.discovery.addresses import Address
 from gateway.endpoint import Endpoint
 from gateway.faults import FaultInjection
@@ -26,10 +25,11 @@ from policies.admission import AdmissionSettings
 from policies.balance import Balancer, make_balancer
 from policies.breaker import CircuitBreaker
 from policies.budget import BudgetSettings, RetryBudget
+from policies.deadline import Timeouts
 from policies.degrade import Degradation, DegradeSettings, LevelSettings
 from policies.hedge import HedgePolicy, HedgeSettings
 from policies.outlier import last_resort
-from policies.plan import AttemptPlan
+from policies.plan import AttemptPlan, PlanRules
 from policies.retry import Backoff, BackoffSettings
 
 #: Of a tier with more than `MANY` endpoints of equal weight a first attempt looks at `FEW`, drawn at random: what a
@@ -115,9 +115,9 @@ class Route:
 
     __slots__ = (
         "_backoff",
-        "_draw",
-        "_on",
         "_random",
+        "_rules",
+        "balance",
         "balancer",
         "budget",
         "degradation",
@@ -146,7 +146,7 @@ class Route:
         self.name = config.name
         self.patterns: tuple[str, ...] = config.model
         self.policy = policy
-        self.timeout: TimeoutPolicy = policy.timeout
+        self.timeout = Timeouts(**policy.timeout.model_dump())
         self.limits = Limits(**policy.limits.model_dump())
         self.tiers: tuple[tuple[Candidate, ...], ...] = tuple(
             tuple(
@@ -159,11 +159,8 @@ class Route:
         stream = policy.stream
         #: Whether a stream that breaks may go on elsewhere.
         self.resumes = stream.resume and stream.max_resumes > 0 and sum(map(len, self.tiers)) > 1
+        self.balance = policy.balance
         self.balancer: Balancer = make_balancer(policy.balance)
-        alike = all(len({candidate.endpoint.config.weight for candidate in tier}) == 1 for tier in self.tiers if tier)
-        large = any(len(tier) > MANY for tier in self.tiers)
-        self._draw = self._few if large and alike and policy.balance in _BY_CHANCE else None
-        self._on = frozenset(policy.retry.on)
         self._backoff = Backoff(BackoffSettings(**policy.retry.backoff.model_dump()))
         self._random = rng
         self.budget = RetryBudget(BudgetSettings(**policy.retry.budget.model_dump()))
@@ -187,6 +184,24 @@ class Route:
                 self.degradation = previous.degradation
             if previous.room.matches(admission, members):
                 self.room = previous.room
+        self._rules = self._plan_rules()
+
+    def _plan_rules(self) -> PlanRules[Candidate]:
+        policy = self.policy
+        alike = all(len({candidate.endpoint.config.weight for candidate in tier}) == 1 for tier in self.tiers if tier)
+        large = any(len(tier) > MANY for tier in self.tiers)
+        return PlanRules(
+            self.tiers,
+            max_attempts=policy.retry.attempts,
+            max_resumes=policy.stream.max_resumes,
+            on=frozenset(policy.retry.on),
+            backoff=self._wait,
+            withdraw=self.budget.try_withdraw,
+            pick=self._pick,
+            ejected=self._ejected,
+            charge=self.budget.withdraw,
+            draw=self._few if large and alike and policy.balance in _BY_CHANCE else None,
+        )
 
     @property
     def draws_images(self) -> bool:
@@ -202,19 +217,7 @@ class Route:
 
         Requests with the same `affinity` go to the same endpoint where the policy balances by it.
         """
-        return AttemptPlan(
-            self.tiers,
-            max_attempts=self.policy.retry.attempts,
-            max_resumes=self.policy.stream.max_resumes,
-            on=self._on,
-            backoff=self._wait,
-            withdraw=self.budget.try_withdraw,
-            pick=self._pick if affinity is None else partial(self._pick, key=affinity),
-            deadline=deadline,
-            ejected=self._ejected,
-            charge=self.budget.withdraw,
-            draw=self._draw if affinity is None else None,
-        )
+        return AttemptPlan(self._rules, deadline, affinity)
 
     def retry_after(self, now: float) -> float | None:
         """Seconds until the first of its endpoints may be asked again, or None when nothing says."""
@@ -235,7 +238,7 @@ class Route:
         count, draw = len(tier), self._random.random
         return tier if count <= MANY else [tier[int(draw() * count)] for _ in range(FEW)]
 
-    def _pick(self, candidates: Sequence[Candidate], now: float, key: bytes | None = None) -> Candidate:
+    def _pick(self, candidates: Sequence[Candidate], now: float, key: bytes | None) -> Candidate:
         return candidates[0] if len(candidates) == 1 else self.balancer.pick(candidates, now, self._random, key)
 
 

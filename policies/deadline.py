@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from math import inf
 
 #: A day; nobody waits longer, and it keeps the arithmetic away from absurd numbers.
 MAX_TIMEOUT = 86400.0
 _SECONDS = re.compile(r"[0-9]{1,9}(?:\.[0-9]{1,9})?", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class Timeouts:
+    """A policy's `timeout`, in seconds."""
+
+    connect: float
+    first_token: float
+    idle: float
+    total: float
 
 
 class Quickest:

@@ -13,6 +13,7 @@ more of a tier are ejected than may be, one of the ejected is asked.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
 from policies.outcome import Blame, Elsewhere, ErrorKind, Failure
@@ -82,77 +83,68 @@ class Choice(Generic[T]):
         self.why = why
 
 
+@dataclass(frozen=True, slots=True)
+class PlanRules(Generic[T]):
+    """What the plans of all requests of a route have in common.
+
+    `backoff(n)` is the wait in seconds before the n-th return to a tried endpoint (from 1); `withdraw(now)` takes one
+    retry from the budget; `pick` is the balancer; `ejected(tier, now)` are endpoints with an open circuit that may be
+    tried all the same; `charge(now)` takes from the budget what can't be refused; `draw(tier)`, where tiers are large,
+    gives the few endpoints that the first attempt of a request without a key looks at.
+    """
+
+    tiers: Sequence[Sequence[T]]
+    max_attempts: int
+    on: frozenset[ErrorKind]
+    backoff: Callable[[int], float]
+    withdraw: Callable[[float], bool]
+    pick: Callable[[Sequence[T], float, bytes | None], T]
+    max_resumes: int = 0
+    ejected: Callable[[Sequence[T], float], Sequence[T]] = lambda tier, now: ()
+    charge: Callable[[float], object] = lambda now: None
+    draw: Callable[[Sequence[T]], Sequence[T]] | None = None
+
+
 class AttemptPlan(Generic[T]):
     """One request's plan. Not reused."""
 
     __slots__ = (
         "_asked",
         "_attempts",
-        "_backoff",
         "_broken",
-        "_charge",
         "_counted",
         "_deadline",
         "_doubts",
-        "_draw",
-        "_ejected",
         "_entered",
         "_failed_at",
         "_first",
+        "_key",
         "_last",
-        "_max_attempts",
-        "_max_resumes",
         "_min_context",
-        "_on",
-        "_pick",
         "_recoveries",
         "_returns",
+        "_rules",
         "_spent",
         "_tier",
         "_tiers",
-        "_withdraw",
         "budget_exhausted",
         "too_late",
     )
 
-    def __init__(
-        self,
-        tiers: Sequence[Sequence[T]],
-        *,
-        max_attempts: int,
-        max_resumes: int = 0,
-        on: frozenset[ErrorKind],
-        backoff: Callable[[int], float],
-        withdraw: Callable[[float], bool],
-        pick: Callable[[Sequence[T], float], T],
-        deadline: float,
-        ejected: Callable[[Sequence[T], float], Sequence[T]] = lambda tier, now: (),
-        charge: Callable[[float], None] = lambda now: None,
-        draw: Callable[[Sequence[T]], Sequence[T]] | None = None,
-    ) -> None:
-        """`backoff(n)` is the wait in seconds before the n-th return to a tried endpoint (from 1); `withdraw(now)`
-        takes one retry from the budget; `pick` is the balancer; `deadline` ends the request; `ejected(tier, now)` are
-        endpoints with an open circuit that may be tried all the same; `charge(now)` takes from the budget what can't be
-        refused; `draw(tier)`, where tiers are large, gives the few endpoints that a first attempt looks at."""
-        self._tiers = tiers
-        self._max_attempts = max_attempts
-        self._max_resumes = max_resumes
-        self._on = on
-        self._backoff = backoff
-        self._withdraw = withdraw
-        self._pick = pick
+    def __init__(self, rules: PlanRules[T], deadline: float, key: bytes | None = None) -> None:
+        """`deadline` ends the request; requests of one `key` have something in common for the balancer."""
+        self._rules = rules
+        self._tiers = rules.tiers
         self._deadline = deadline
-        self._ejected = ejected
-        self._charge = charge
-        self._draw = draw
+        self._key = key
         self._failed_at = 0.0
         self._recoveries = 0
         self._tier = 0
         self._first = 0  # tiers before it would say what one of them has said
-        self._entered: set[int] = set()
-        self._asked: list[T] = []
-        self._spent: list[T] = []  # not to be asked again
-        self._broken: list[T] = []
+        self._entered: tuple[int, ...] = ()
+        self._asked: tuple[T, ...] = ()
+        self._spent: tuple[T, ...] = ()  # not to be asked again
+        self._broken: tuple[T, ...] = ()
         self._attempts = 0
         self._counted = False  # whether the last choice is among them
         self._returns = 0
@@ -194,7 +186,7 @@ class AttemptPlan(Generic[T]):
         """Whether every endpoint left to this request is out or in doubt, or one that is back has no slot yet; those
         that asked to be left alone aside."""
         last = self._last
-        if last is not None and (last.elsewhere is not Elsewhere.YES or last.kind not in self._on):
+        if last is not None and (last.elsewhere is not Elsewhere.YES or last.kind not in self._rules.on):
             return False
         targets = [t for tier in self._reach() for t in self._open(self._tiers[tier]) if t.away_until() <= now]
         out = all(target.doubtful() or not (target.usable(now) or target.busy(now)) for target in targets)
@@ -213,13 +205,13 @@ class AttemptPlan(Generic[T]):
             back = [target for target in open_ if target.recovered_since(self._failed_at, now)]
             if back:
                 self._recoveries += 1
-                self._charge(now)
-                return self._taken(tier, Choice(self._pick(back, now), 0.0, RECOVERED))
+                self._rules.charge(now)
+                return self._taken(tier, Choice(self._rules.pick(back, now, self._key), 0.0, RECOVERED))
         return None
 
     def beside(self, now: float, running: Sequence[T]) -> Choice[T] | None:
         """Another endpoint to ask while the running ones are slow; None when there is none or no budget."""
-        self._spent.extend(target for target in running if target not in self._spent)
+        self._spent += tuple(target for target in running if target not in self._spent)
         choice = self.next(now) or self._after_pause(now)
         if choice is None or choice.why in _GRANTED:
             return choice
@@ -230,17 +222,17 @@ class AttemptPlan(Generic[T]):
 
         It counts as an attempt. `withdraw(now)` takes it from its budgets, and says whether it may be had.
         """
-        if self._attempts >= self._max_attempts or len(running) == 0:
+        if self._attempts >= self._rules.max_attempts or len(running) == 0:
             return None
         fresh = [target for target in self._tiers[self._tier] if target not in self._asked]
         present = self._in_time(self._ready(fresh, now), now)
         if not present or not withdraw(now):
             return None
-        return self._taken(self._tier, Choice(self._pick(present, now), 0.0, HEDGE))
+        return self._taken(self._tier, Choice(self._rules.pick(present, now, self._key), 0.0, HEDGE))
 
     def again(self, target: T, now: float) -> Choice[T] | None:
         """The endpoint that has just failed once more, for a smaller request; None when there is no attempt left."""
-        if self._attempts >= self._max_attempts or not target.usable(now) or not self._in_time([target], now):
+        if self._attempts >= self._rules.max_attempts or not target.usable(now) or not self._in_time([target], now):
             return None
         if not self._paid(now, target):
             return None
@@ -256,7 +248,7 @@ class AttemptPlan(Generic[T]):
         """
         if not self._may_go_elsewhere():
             return None
-        if self._attempts < self._max_attempts + self._max_resumes:
+        if self._attempts < self._rules.max_attempts + self._rules.max_resumes:
             for tier, targets, delay, why in self._resumable(now, fits):
                 if (choice := self._choice(_present(targets, now), now, delay, why)) is not None:
                     if not self._paid(now, choice.target, left=True):
@@ -270,7 +262,7 @@ class AttemptPlan(Generic[T]):
         left alone; not one that asked for longer than `until`."""
         if not self._may_go_elsewhere():
             return False
-        used_up = self._attempts >= self._max_attempts + self._max_resumes
+        used_up = self._attempts >= self._rules.max_attempts + self._rules.max_resumes
         if used_up and self._recoveries >= MAX_RECOVERIES:
             return False
 
@@ -285,7 +277,7 @@ class AttemptPlan(Generic[T]):
         last = self._last
         if last is None or last.elsewhere is not Elsewhere.YES:
             return False
-        return last.kind in self._on or last.kind in _ALWAYS_ELSEWHERE
+        return last.kind in self._rules.on or last.kind in _ALWAYS_ELSEWHERE
 
     def _resumable(self, now: float, fits: Callable[[T], bool]) -> Iterator[tuple[int, list[T], float, str]]:
         """(tier, endpoints, wait, why) in the order in which a broken answer is taken to them."""
@@ -297,7 +289,7 @@ class AttemptPlan(Generic[T]):
                 yield tier, [t for t in known if t.usable(now)], delay, RESUME
                 yield tier, [t for t in known if t.busy(now)], delay, RESUME
         for tier in tiers:
-            yield tier, self._unbroken(self._ejected(self._tiers[tier], now), fits), 0.0, LAST_RESORT
+            yield tier, self._unbroken(self._rules.ejected(self._tiers[tier], now), fits), 0.0, LAST_RESORT
 
     def _resume_at_recovered(self, now: float, fits: Callable[[T], bool]) -> Choice[T] | None:
         if self._recoveries >= MAX_RECOVERIES:
@@ -307,8 +299,8 @@ class AttemptPlan(Generic[T]):
             back = [target for target in ready if target.recovered_since(self._failed_at, now)]
             if back:
                 self._recoveries += 1
-                self._charge(now)
-                return self._taken(tier, Choice(self._pick(back, now), 0.0, RECOVERED))
+                self._rules.charge(now)
+                return self._taken(tier, Choice(self._rules.pick(back, now, self._key), 0.0, RECOVERED))
         return None
 
     def _unbroken(self, targets: Sequence[T], fits: Callable[[T], bool]) -> list[T]:
@@ -320,7 +312,7 @@ class AttemptPlan(Generic[T]):
 
     def broke(self, target: T, failure: Failure, now: float) -> None:
         """Records that an answer which had begun broke there."""
-        self._broken.append(target)
+        self._broken += (target,)
         self.failed(target, failure, now)
 
     def failed(self, target: T, failure: Failure, now: float) -> None:
@@ -328,9 +320,9 @@ class AttemptPlan(Generic[T]):
         self._last = failure
         self._failed_at = now
         self._doubts += failure.elsewhere is Elsewhere.ONCE
-        final = failure.kind in _SILENT or failure.kind not in self._on or failure.elsewhere is Elsewhere.ONCE
+        final = failure.kind in _SILENT or failure.kind not in self._rules.on or failure.elsewhere is Elsewhere.ONCE
         if final and target not in self._spent:
-            self._spent.append(target)
+            self._spent += (target,)
         if failure.elsewhere in (Elsewhere.NEXT_TIER, Elsewhere.LONGER_CONTEXT):
             self._first = max([self._first, *(n + 1 for n, tier in enumerate(self._tiers) if target in tier)])
         if failure.elsewhere is Elsewhere.LONGER_CONTEXT:
@@ -347,17 +339,17 @@ class AttemptPlan(Generic[T]):
         """The tiers that an attempt may go to. One that was passed over or left may have an endpoint again."""
         return range(self._first, len(self._tiers))
 
-    def _open(self, targets: Sequence[T]) -> list[T]:
+    def _open(self, targets: Sequence[T]) -> Sequence[T]:
         """Those of a tier's targets that this request may go to."""
         if not self._spent and self._min_context == 0:
-            return list(targets)
+            return targets
         return [target for target in targets if target not in self._spent and self._fits(target)]
 
-    def _ready(self, targets: Sequence[T], now: float) -> list[T]:
+    def _ready(self, targets: Sequence[T], now: float) -> Sequence[T]:
         """Those that may be asked now."""
         return self._open([target for target in targets if target.usable(now) and target.away_until() <= now])
 
-    def _granted(self, tier: int, open_: list[T]) -> tuple[list[T], str] | None:
+    def _granted(self, tier: int, open_: Sequence[T]) -> tuple[Sequence[T], str] | None:
         """Which of these the next attempt may go to, and why; None when the tier has had its share. But for budget."""
         if not open_:
             return None
@@ -367,15 +359,15 @@ class AttemptPlan(Generic[T]):
         fresh = [target for target in open_ if target not in self._asked]
         doubtful = last is not None and last.elsewhere is Elsewhere.ONCE
         always = last is not None and (doubtful or last.kind in _ALWAYS_ELSEWHERE)
-        retryable = last is None or last.kind in self._on or (bool(fresh) and always)
-        if not retryable or self._attempts >= self._max_attempts or (doubtful and not fresh):
+        retryable = last is None or last.kind in self._rules.on or (bool(fresh) and always)
+        if not retryable or self._attempts >= self._rules.max_attempts or (doubtful and not fresh):
             return None
         return (fresh, "retry") if fresh else (open_, "retry_same")
 
     def _within(self, tier: int, now: float) -> Choice[T] | None:
         targets = self._tiers[tier]
-        if self._draw is not None and not self._asked and self._last is None:
-            choice = self._among(self._draw(targets), tier, now)
+        if self._rules.draw is not None and self._key is None and not self._asked and self._last is None:
+            choice = self._among(self._rules.draw(targets), tier, now)
             if choice is not None and not choice.target.avoided():
                 return choice
         return self._among(targets, tier, now)
@@ -396,18 +388,18 @@ class AttemptPlan(Generic[T]):
 
     def _pause(self, now: float) -> float:
         """Seconds that are left of the backoff before a return to a tried endpoint: it runs from the last failure."""
-        return max(0.0, self._failed_at + self._backoff(self._returns + 1) - now)
+        return max(0.0, self._failed_at + self._rules.backoff(self._returns + 1) - now)
 
     def _from_ejected(self, now: float) -> Choice[T] | None:
         """An endpoint whose circuit is open, where more of a tier are out than may be: nothing else can be asked."""
         last = self._last
         if self._attempts and (
-            self._attempts >= self._max_attempts
-            or (last is not None and (last.elsewhere is not Elsewhere.YES or last.kind not in self._on))
+            self._attempts >= self._rules.max_attempts
+            or (last is not None and (last.elsewhere is not Elsewhere.YES or last.kind not in self._rules.on))
         ):
             return None
         for tier in self._reach():
-            targets = _present(self._open(self._ejected(self._tiers[tier], now)), now)
+            targets = _present(self._open(self._rules.ejected(self._tiers[tier], now)), now)
             choice = self._choice(targets, now, 0.0, LAST_RESORT)
             if choice is not None:
                 if self._attempts and not self._paid(now, choice.target):
@@ -433,9 +425,10 @@ class AttemptPlan(Generic[T]):
         self._counted = not self._entered or choice.why not in _GRANTED
         self._attempts += self._counted
         self._tier = tier
-        self._entered.add(tier)
+        if tier not in self._entered:
+            self._entered += (tier,)
         if choice.target not in self._asked:
-            self._asked.append(choice.target)
+            self._asked += (choice.target,)
         return choice
 
     def _paid(self, now: float, target: T, *, left: bool = False) -> bool:
@@ -447,7 +440,7 @@ class AttemptPlan(Generic[T]):
         """
         last = self._last
         moves_on = last is not None and last.blame is Blame.ENDPOINT and (left or last.kind not in _SILENT)
-        if (moves_on and target.sound()) or self._withdraw(now):
+        if (moves_on and target.sound()) or self._rules.withdraw(now):
             return True
         self.budget_exhausted = True
         return False
@@ -459,13 +452,13 @@ class AttemptPlan(Generic[T]):
             return None
         if len(present) > 1:
             present = [target for target in present if not target.avoided()] or present
-        return Choice(self._pick(present, now), delay, why)
+        return Choice(self._rules.pick(present, now, self._key), delay, why)
 
-    def _in_time(self, targets: Sequence[T], start: float) -> list[T]:
+    def _in_time(self, targets: Sequence[T], start: float) -> Sequence[T]:
         """Those of which an attempt that starts at that time can have an answer before the deadline."""
         left = self._deadline - start
         if left > _AMPLE:
-            return list(targets)
+            return targets
         able = [target for target in targets if target.least(start) < left]
         self.too_late = self.too_late or len(able) < len(targets)
         return able

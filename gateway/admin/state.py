@@ -93,7 +93,7 @@ def queued(gateway: Gateway) -> int:
 
 def balances(gateway: Gateway) -> dict[str, str]:
     """The balancer of each route, by its name."""
-    return {route.name: route.policy.balance for route in gateway.runtime.routes.routes}
+    return {route.name: route.balance for route in gateway.runtime.routes.routes}
 
 
 def _backend(endpoint: Endpoint, now: float) -> dict[str, Any]:

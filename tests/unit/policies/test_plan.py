@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from policies.outcome import Blame, Elsewhere, ErrorKind, Failure
-from policies.plan import AttemptPlan
+from policies.plan import AttemptPlan, PlanRules
 
 ON = frozenset(
     {
@@ -86,19 +86,19 @@ def plan(
     draw: Callable[[Sequence[Place]], Sequence[Place]] | None = None,
     charge: Callable[[float], object] = lambda now: None,
 ) -> AttemptPlan[Place]:
-    return AttemptPlan(
+    rules = PlanRules(
         tiers,
         max_attempts=attempts,
         max_resumes=resumes,
         on=ON,
         backoff=lambda number: 0.1 * number,
         withdraw=(budget or Budget()).withdraw,
-        pick=lambda places, now: places[0],
-        deadline=deadline,
+        pick=lambda places, now, key: places[0],
         ejected=lambda tier, now: [place for place in tier if place in ejected],
         draw=draw,
         charge=charge,
     )
+    return AttemptPlan(rules, deadline)
 
 
 def walk(wanted: AttemptPlan[Place], *failures: Failure) -> list[tuple[str, float, str]]:

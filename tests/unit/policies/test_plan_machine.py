@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from policies.outcome import Blame, Elsewhere, ErrorKind, Failure
-from policies.plan import LAST_RESORT, MAX_RECOVERIES, RECOVERED, RESUME, AttemptPlan, Choice
+from policies.plan import LAST_RESORT, MAX_RECOVERIES, RECOVERED, RESUME, AttemptPlan, Choice, PlanRules
 
 ON = frozenset(
     {
@@ -94,18 +94,18 @@ class PlanMachine(RuleBasedStateMachine):
         self.attempts, self.resumes, self.money = attempts, resumes, money
         self.spent = 0
         self.charged: list[float] = []
-        self.plan: AttemptPlan[Place] = AttemptPlan(
+        rules: PlanRules[Place] = PlanRules(
             self.tiers,
             max_attempts=attempts,
             max_resumes=resumes,
             on=ON,
             backoff=lambda number: 0.1 * number,
             withdraw=self.withdraw,
-            pick=lambda places, now: places[0],
-            deadline=DEADLINE,
+            pick=lambda places, now, key: places[0],
             ejected=lambda tier, now: [place for place in tier if place.ejected and not place.up],
             charge=self.charged.append,
         )
+        self.plan = AttemptPlan(rules, DEADLINE)
 
     def withdraw(self, now: float) -> bool:
         self.spent += self.spent < self.money

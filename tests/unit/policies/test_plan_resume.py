@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import pytest
 
 from policies.outcome import ErrorKind, Failure
-from policies.plan import RESUME, AttemptPlan
+from policies.plan import RESUME, AttemptPlan, PlanRules
 
 BROKE = Failure(ErrorKind.GENERATION_FAILED)
 
@@ -58,15 +58,15 @@ def plan_of(*tiers: list[Place], attempts: int = 5, budget: int = 100, deadline:
         left[0] -= 1
         return left[0] >= 0
 
-    return AttemptPlan(
+    rules = PlanRules(
         tiers,
         max_attempts=attempts,
         on=frozenset({ErrorKind.GENERATION_FAILED, ErrorKind.INFERENCE_TIMEOUT}),
         backoff=lambda number: 0.1,
         withdraw=withdraw,
-        pick=lambda places, now: places[0],
-        deadline=deadline,
+        pick=lambda places, now, key: places[0],
     )
+    return AttemptPlan(rules, deadline)
 
 
 def begun(plan: AttemptPlan[Place]) -> Place:
