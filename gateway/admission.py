@@ -154,10 +154,11 @@ class WaitingRoom:
 
     def _makes_sense(self, ctx: RequestContext, plan: AttemptPlan[Candidate], now: float) -> bool:
         """Whether the request can be answered by waiting: for a slot, or for an endpoint that comes back."""
-        if plan.may_wait(now, self._patience(ctx, now)):
+        until = self._patience(ctx, now)
+        if plan.may_wait(now, until):
             return True
         longest = self._queue.settings.max_wait
-        if longest <= 0 or not plan.may_recover(now) or given_up(endpoint.state for endpoint in self._endpoints):
+        if longest <= 0 or not plan.may_recover(now, until) or given_up(endpoint.state for endpoint in self._endpoints):
             return False
         if all(endpoint.vitality.unheard for endpoint in self._endpoints):
             return False  # a wrong address, say, or servers not yet started: not an outage that is about to end

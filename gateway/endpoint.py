@@ -209,7 +209,16 @@ class Endpoint:
         """
         if self.vitality.doubtful:
             return False
-        return self.vitality.seen_since(at) or self.breaker.state(now) is State.HALF_OPEN
+        return self.vitality.back_since(at) or self.breaker.state(now) is State.HALF_OPEN
+
+    def back_by(self, until: float, now: float) -> bool:
+        """Whether its circuit, which lets nothing through now, is to let something through by then: it is on probation,
+        or its open time is over."""
+        breaker = self.breaker
+        if not self.in_service or breaker.allows(now):
+            return False
+        wait = breaker.retry_after(now)
+        return breaker.state(now) is State.HALF_OPEN or (wait is not None and now + wait <= until)
 
     def load(self, now: float) -> float:
         """Requests it has per unit of weight, those that wait inside it counted; its KV cache decides between equals.
@@ -232,7 +241,7 @@ class Endpoint:
 
     def answered(self, seconds: float, now: float, tokens: int | None) -> None:
         """A first token came after `seconds`, or a whole answer of so many `tokens` (None where nothing says)."""
-        self.vitality.seen(now)
+        self.vitality.answered(now)
         self.quickest.observe(seconds, now)
         self.limiter.observe(seconds, self.in_flight, now, tokens)
 

@@ -20,7 +20,7 @@ from gateway.relay.stream import Heartbeat
 from gateway.runtime import Candidate, Route
 from gateway.services import Services
 from gateway.upstream.request import request_head
-from policies.outcome import Elsewhere, Failure
+from policies.outcome import Elsewhere, ErrorKind, Failure
 
 #: Seconds for asking an endpoint for the text of token ids, which takes it a millisecond.
 _DETOKENIZE_TIMEOUT = 2.0
@@ -68,7 +68,8 @@ class Failover:
             if resumption is not None and not self.possible:
                 outcome = "no_endpoint"
             elif resumption is not None and failure.elsewhere is Elsewhere.YES:
-                self._attempts.plan.broke(broken.candidate, failure, monotonic())
+                silent_for = self._route.timeout.idle if failure.kind is ErrorKind.INFERENCE_TIMEOUT else 0.0
+                self._attempts.plan.broke(broken.candidate, failure, monotonic(), silent_for)
                 if resumption.broke(broken, passage):
                     outcome, found = await self._elsewhere(resumption)
             return found

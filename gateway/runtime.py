@@ -101,6 +101,12 @@ class Candidate:
     def recovered_since(self, at: float, now: float) -> bool:
         return self.endpoint.recovered_since(at, now)
 
+    def back_by(self, until: float, now: float) -> bool:
+        return self.endpoint.back_by(until, now)
+
+    def answered_since(self, at: float) -> bool:
+        return self.endpoint.vitality.answered_since(at)
+
     def answer_lines(self, model: str) -> bytes:
         """What the answer's head says of where it comes from; `model` is the client's."""
         if self.model is not None:
@@ -226,8 +232,9 @@ class Route:
         return min(known) if known else None
 
     def _ejected(self, tier: Sequence[Candidate], now: float) -> Sequence[Candidate]:
-        """Those with an open circuit that may be tried. What active probes find down is neither tried nor counted."""
-        alive = [candidate for candidate in tier if candidate.endpoint.in_service]
+        """Those with an open circuit that may be tried. What active probes find down is neither tried nor counted, nor
+        what could not be reached: of that, probes say when it is back."""
+        alive = [c for c in tier if c.endpoint.in_service and not c.endpoint.vitality.doubtful]
         return last_resort(alive, now, self.policy.circuit_breaker.max_ejected)
 
     def _wait(self, number: int) -> float:

@@ -18,7 +18,8 @@ from policies.window import OutcomeWindow
 
 #: Share by which an open time is shortened at random, so that replicas and endpoints don't all probe at once.
 _JITTER = 0.1
-#: Seconds between early tries of one open endpoint.
+#: Seconds from a circuit's opening to an endpoint's first early try, doubling from one to the next, and at most.
+FIRST_EARLY = 0.1
 EARLY_INTERVAL = 1.0
 #: Overdue permits remembered as a multiple of `half_open_probes`.
 _REMEMBERED = 4
@@ -104,6 +105,7 @@ class CircuitBreaker:
         "_broken_streams",
         "_consecutive",
         "_early_at",
+        "_early_interval",
         "_epoch",
         "_forced",
         "_good",
@@ -148,7 +150,8 @@ class CircuitBreaker:
         self._open_until = 0.0
         self._last_open = 0.0  # length of the last open time
         self._streak = 0  # times it opened without a good while in between
-        self._early_at = -inf  # when the last early permit was handed out
+        self._early_at = -inf  # when the next early permit may be handed out
+        self._early_interval = FIRST_EARLY
         self._good = self._slow_probes = 0  # results of this half-open round
         self._consecutive = 0
         self._broken_streams = 0  # in a row, whatever other requests came to in between
@@ -193,10 +196,10 @@ class CircuitBreaker:
         """Whether `acquire_early` would give a permit. Changes nothing."""
         if self._state is not _OPEN or now >= self._open_until:
             return self.allows(now)
-        return not self._forced and now >= self._early_at + EARLY_INTERVAL and self._has_permit(now)
+        return not self._forced and now >= self._early_at and self._has_permit(now)
 
     def acquire_early(self, now: float) -> Permit | None:
-        """A permit even while the circuit is open, at most one each `EARLY_INTERVAL`: for when nothing else is left.
+        """A permit even while the circuit is open, for when nothing else is left; at growing intervals.
 
         A good result makes the circuit half-open at once; a bad one leaves it open as long as it was to be.
         """
@@ -204,7 +207,7 @@ class CircuitBreaker:
             return self.acquire(now)
         if not self.allows_early(now):
             return None
-        self._early_at = now
+        self._wait_for_early(now)
         return self._hand_out(now)
 
     def retry_after(self, now: float) -> float | None:
@@ -350,6 +353,10 @@ class CircuitBreaker:
         permits[self._serial] = now + self._permit_timeout
         return self._serial
 
+    def _wait_for_early(self, now: float) -> None:
+        self._early_at = now + self._early_interval
+        self._early_interval = min(self._early_interval * 2.0, EARLY_INTERVAL)
+
     # -- transitions ---------------------------------------------------------------------------------------------------
 
     def _open(self, now: float) -> None:
@@ -362,7 +369,9 @@ class CircuitBreaker:
         self._streak = min(self._streak + 1, _MAX_STREAK)
         self._last_open = length
         self._open_until = now + length
-        self._early_at = now
+        if self._state is _CLOSED:
+            self._early_interval = FIRST_EARLY
+        self._wait_for_early(now)
         self._permits.clear()
         self._enter(_OPEN)
 

@@ -1,8 +1,8 @@
 """Which endpoints of a tier may be used, given their circuits: ejection with a limit, and a gentle way back.
 
 After Envoy's outlier detection (`max_ejection_percent`, panic threshold, slow start). There, panic sends traffic to all
-hosts as if none were ejected; here the ejected ones get one early try a second each, because a request that meets a
-hanging model server waits for its timeout.
+hosts as if none were ejected; here the ejected ones get early tries, soon one a second each, because a request that
+meets a hanging model server waits for its timeout.
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from math import inf
 from typing import Generic, Protocol, TypeVar
 
 from policies.outcome import Blame, Elsewhere, ErrorKind, Failure
@@ -67,6 +68,12 @@ class Target(Protocol):
 
     def recovered_since(self, at: float, now: float) -> bool:
         """Whether there is reason to ask it again after a failure at that time."""
+
+    def back_by(self, until: float, now: float) -> bool:
+        """Whether its circuit, which lets nothing through now, is to let something through by then."""
+
+    def answered_since(self, at: float) -> bool:
+        """Whether it has begun a good answer to a request after that time."""
 
 
 T = TypeVar("T", bound=Target)
@@ -144,7 +151,7 @@ class AttemptPlan(Generic[T]):
         self._entered: tuple[int, ...] = ()
         self._asked: tuple[T, ...] = ()
         self._spent: tuple[T, ...] = ()  # not to be asked again
-        self._broken: tuple[T, ...] = ()
+        self._broken: dict[T, float] = {}  # where the answer broke, and since when it is to have answered others
         self._attempts = 0
         self._counted = False  # whether the last choice is among them
         self._returns = 0
@@ -182,16 +189,17 @@ class AttemptPlan(Generic[T]):
             for tier in self._reach()
         )
 
-    def may_recover(self, now: float) -> bool:
-        """Whether every endpoint left to this request is out or in doubt, or one that is back has no slot yet; those
-        that asked to be left alone aside."""
+    def may_recover(self, now: float, until: float) -> bool:
+        """Whether every endpoint left to this request is out or in doubt, one that is back has no slot yet, or one that
+        was not asked is out no longer than `until`; those that asked to be left alone aside."""
         last = self._last
         if last is not None and (last.elsewhere is not Elsewhere.YES or last.kind not in self._rules.on):
             return False
         targets = [t for tier in self._reach() for t in self._open(self._tiers[tier]) if t.away_until() <= now]
         out = all(target.doubtful() or not (target.usable(now) or target.busy(now)) for target in targets)
         back = any(target.busy(now) and target.recovered_since(self._failed_at, now) for target in targets)
-        return bool(targets) and (out or back) and self._recoveries < MAX_RECOVERIES
+        due = any(target not in self._asked and target.back_by(until, now) for target in targets)
+        return bool(targets) and (out or back or due) and self._recoveries < MAX_RECOVERIES
 
     def recovered(self, now: float) -> Choice[T] | None:
         """An endpoint that came back while the request waited, which it has tried already; None when there is none.
@@ -241,18 +249,18 @@ class AttemptPlan(Generic[T]):
     def resume(self, now: float, fits: Callable[[T], bool]) -> Choice[T] | None:
         """Another endpoint for an answer that broke after it had begun; `fits` says which can go on with it.
 
-        From the same budget as other attempts, beyond which a request gets as many as its answer may be resumed. Never
-        one that this stream broke at (see `broke`); one that was not asked yet first, of whatever tier. The request was
-        admitted, so an endpoint at its limit may be asked when no other can, and at last one of those ejected beyond
-        what may be. One that failed is asked again after the backoff, one that could not be reached when it is back.
+        From the same budget as other attempts, beyond which a request gets as many as its answer may be resumed. One
+        that was not asked yet comes first, of whatever tier. The request was admitted, so an endpoint at its limit may
+        be asked when no other can. One that failed is asked again after the backoff, one that could not be reached when
+        it is back. One that this stream broke at is gone back to when nobody else is left and it has answered others
+        since; at last one of those ejected beyond what may be.
         """
         if not self._may_go_elsewhere():
             return None
         if self._attempts < self._rules.max_attempts + self._rules.max_resumes:
             for tier, targets, delay, why in self._resumable(now, fits):
-                if (choice := self._choice(_present(targets, now), now, delay, why)) is not None:
-                    if not self._paid(now, choice.target, left=True):
-                        return None
+                choice = self._choice(_present(targets, now), now, delay, why)
+                if choice is not None and self._paid(now, choice.target, left=True):
                     self._returns += why == RESUME and choice.target in self._asked
                     return self._taken(tier, choice)
         return self._resume_at_recovered(now, fits)
@@ -289,15 +297,23 @@ class AttemptPlan(Generic[T]):
                 yield tier, [t for t in known if t.usable(now)], delay, RESUME
                 yield tier, [t for t in known if t.busy(now)], delay, RESUME
         for tier in tiers:
+            yield tier, [t for t in self._tiers[tier] if self._works_again(t, now) and fits(t)], 0.0, RESUME
+        for tier in tiers:
             yield tier, self._unbroken(self._rules.ejected(self._tiers[tier], now), fits), 0.0, LAST_RESORT
+
+    def _works_again(self, target: T, now: float) -> bool:
+        """Whether the answer broke there once and others have begun since. A check alone says nothing of the engine."""
+        since = self._broken.get(target, inf)
+        return target.answered_since(since) and target.usable(now) and self._fits(target)
 
     def _resume_at_recovered(self, now: float, fits: Callable[[T], bool]) -> Choice[T] | None:
         if self._recoveries >= MAX_RECOVERIES:
             return None
         for tier, targets in enumerate(self._tiers):
-            ready = self._ready(self._in_time(self._unbroken(targets, fits), now), now)
-            back = [target for target in ready if target.recovered_since(self._failed_at, now)]
+            able = self._in_time(_present(self._unbroken(targets, fits), now), now)
+            back = [t for t in able if t.recovered_since(self._failed_at, now) and (t.usable(now) or t.busy(now))]
             if back:
+                back = [target for target in back if target.usable(now)] or back
                 self._recoveries += 1
                 self._rules.charge(now)
                 return self._taken(tier, Choice(self._rules.pick(back, now, self._key), 0.0, RECOVERED))
@@ -310,15 +326,18 @@ class AttemptPlan(Generic[T]):
         """The last choice came to nothing: its endpoint had gone before it was asked, which is no attempt."""
         self._attempts -= self._counted
 
-    def broke(self, target: T, failure: Failure, now: float) -> None:
-        """Records that an answer which had begun broke there."""
-        self._broken += (target,)
+    def broke(self, target: T, failure: Failure, now: float, silent_for: float = 0.0) -> None:
+        """Records that an answer which had begun broke there, after so many seconds of silence."""
+        again = target in self._broken
         self.failed(target, failure, now)
+        self._broken[target] = inf if again else now - silent_for
 
     def failed(self, target: T, failure: Failure, now: float) -> None:
         """Records how an attempt failed."""
         self._last = failure
         self._failed_at = now
+        if target in self._broken and failure.blame is Blame.ENDPOINT:
+            self._broken[target] = inf
         self._doubts += failure.elsewhere is Elsewhere.ONCE
         final = failure.kind in _SILENT or failure.kind not in self._rules.on or failure.elsewhere is Elsewhere.ONCE
         if final and target not in self._spent:
@@ -440,7 +459,7 @@ class AttemptPlan(Generic[T]):
         """
         last = self._last
         moves_on = last is not None and last.blame is Blame.ENDPOINT and (left or last.kind not in _SILENT)
-        if (moves_on and target.sound()) or self._rules.withdraw(now):
+        if (moves_on and target.sound() and target not in self._broken) or self._rules.withdraw(now):
             return True
         self.budget_exhausted = True
         return False

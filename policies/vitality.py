@@ -12,16 +12,22 @@ from math import inf
 class Vitality:
     """What is known of one endpoint. Times are monotonic seconds."""
 
-    __slots__ = ("_missed_at", "_seen_at")
+    __slots__ = ("_answered_at", "_missed_at", "_seen_at")
 
     def __init__(self) -> None:
+        self._answered_at = -inf
         self._missed_at = -inf
         self._seen_at = -inf
 
     def seen(self, now: float) -> None:
-        """It answered, a request or a check."""
+        """It answered a check."""
         if now > self._seen_at:
             self._seen_at = now
+
+    def answered(self, now: float) -> None:
+        """It has begun a good answer to a request, which says of its engine what a check does not."""
+        self._answered_at = now
+        self.seen(now)
 
     def missed(self, now: float) -> None:
         """It could not be reached."""
@@ -40,3 +46,12 @@ class Vitality:
     def seen_since(self, at: float) -> bool:
         """Whether it answered anything after `at`."""
         return self._seen_at > at
+
+    def answered_since(self, at: float) -> bool:
+        """Whether it has begun a good answer to a request after `at`."""
+        return self._answered_at > at
+
+    def back_since(self, at: float) -> bool:
+        """Whether there is reason to ask it again after a failure at `at`: it answered a request, or, where none has
+        reached it since it was missed, a check. One that fails requests answers checks all the time."""
+        return self._answered_at > at or (self._seen_at > at and self._missed_at > self._answered_at)

@@ -22,6 +22,9 @@ from benchmarks.chaos.subjects import Subject
 from benchmarks.subjects import VERSIONS
 from tests.support.processes import free_port
 
+#: Seconds of silence within an answer that are worth a story.
+_LONG = 0.5
+
 
 @dataclass(frozen=True, slots=True)
 class Result:
@@ -83,11 +86,13 @@ async def run(subject: Subject, scenario: Scenario, *, rate: float = 40.0, logs:
 
 
 async def _stories(url: str, outcomes: list[Outcome], began: float) -> list[dict[str, Any]]:
-    """How each request went that failed, with its attempts where the gateway tells of them; seconds from `began`."""
+    """How each request went that failed, was silent for long, or is of the slowest hundredth, with its attempts where
+    the gateway tells of them; seconds from `began`."""
+    slowest = sorted(outcomes, key=lambda outcome: outcome.began - outcome.ended)[: len(outcomes) // 100 + 1]
     stories = []
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=5)) as session:
         for outcome in outcomes:
-            if outcome.verdict in ("failed", "silent"):
+            if outcome.verdict in ("failed", "silent") or outcome.stall > _LONG or outcome in slowest:
                 story = None
                 with contextlib.suppress(aiohttp.ClientError, OSError, TimeoutError, ValueError):
                     async with session.get(f"{url}/requests/{outcome.request_id}") as answer:

@@ -199,6 +199,21 @@ async def test_the_clients_authorization_is_not_passed_on() -> None:
         assert "authorization" not in next(iter(backend.log.to("/v1/chat/completions"))).headers
 
 
+async def test_a_request_that_one_endpoint_fails_waits_for_another_that_is_ejected_for_a_moment() -> None:
+    policy = POLICY.replace("open_for: 200ms", "open_for: 1s").replace("max_wait: 0s", "max_wait: 4s")
+    async with stack(policy=policy) as (gateway, (fails, ejected)):
+        ejected.inject("internal_error")
+        breaker = gateway.gateway.runtime.endpoints["b1"].breaker
+        while breaker.allows(monotonic()):
+            assert (await gateway.chat()).status == 200
+        ejected.heal()
+        fails.inject("internal_error")
+        answer = await gateway.chat(headers={"x-correlation-id": "patient"})
+        assert answer.status == 200
+        attempts = (await gateway.get("/requests/patient")).json["attempts"]
+        assert [a["backend"] for a in attempts] == ["b0", "b0", "b0", "b1"]
+
+
 async def test_when_all_are_ejected_one_that_is_back_is_found_within_a_second() -> None:
     policy = POLICY.replace("open_for: 200ms", "open_for: 30s, max_ejected: 0.5")
     async with stack(policy=policy) as (gateway, backends):

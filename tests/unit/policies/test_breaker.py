@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from policies.breaker import (
-    EARLY_INTERVAL,
     BreakerSettings,
     CircuitBreaker,
     SavedBreaker,
@@ -257,13 +256,32 @@ def test_probes_that_are_still_too_slow_open_it_again(times: tuple[float, float]
 # -- early tries -------------------------------------------------------------------------------------------------------
 
 
-def test_early_tries_are_spaced() -> None:
+def early_tries(circuit: CircuitBreaker, begin: float, end: float) -> list[float]:
+    """When early permits are to be had if each is used at once and fails; seconds from `begin`."""
+    tries = []
+    for tick in range(round((end - begin) * 100)):
+        now = begin + tick / 100
+        if (permit := circuit.acquire_early(now)) is not None:
+            circuit.record(permit, BAD, 0.0, now)
+            tries.append(round(now - begin, 1))
+    return tries
+
+
+def test_early_tries_are_soon_one_a_second() -> None:
     circuit = opened(100.0)
-    assert circuit.acquire_early(100.0 + EARLY_INTERVAL / 2) is None
-    assert circuit.acquire_early(100.0 + EARLY_INTERVAL) is not None
-    assert circuit.acquire_early(100.0 + EARLY_INTERVAL * 1.5) is None
-    assert circuit.acquire_early(100.0 + EARLY_INTERVAL * 2) is not None
-    assert circuit.acquire_early(100.0 + EARLY_INTERVAL * 3) is None  # as many as there are probes are out
+    assert early_tries(circuit, 100.0, 105.0) == [0.1, 0.3, 0.7, 1.5, 2.5, 3.5, 4.5]
+
+
+def test_a_circuit_that_opens_again_from_half_open_is_not_tried_sooner() -> None:
+    circuit = opened(100.0)
+    early_tries(circuit, 100.0, 102.0)
+    attempt(circuit, BAD, 110.0)
+    assert early_tries(circuit, 110.0, 112.5) == [1.0, 2.0]
+
+
+def test_no_more_early_tries_are_out_than_there_are_probes() -> None:
+    circuit = opened(100.0)
+    assert [circuit.acquire_early(103.0 + n) is not None for n in range(4)] == [True, True, False, False]
 
 
 def test_a_good_early_try_is_the_first_good_probe() -> None:

@@ -35,6 +35,8 @@ class Place:
     strained: bool = False
     good: bool = False
     back_at: float = 0.0
+    answered_at: float = 0.0
+    due: float = 0.0
     quickest: float = 0.0
 
     def usable(self, now: float) -> bool:
@@ -60,6 +62,12 @@ class Place:
 
     def recovered_since(self, at: float, now: float) -> bool:
         return self.back_at > at
+
+    def back_by(self, until: float, now: float) -> bool:
+        return now < self.due <= until
+
+    def answered_since(self, at: float) -> bool:
+        return self.answered_at > at
 
 
 @dataclass
@@ -218,7 +226,7 @@ def test_whoever_waits_for_one_that_comes_back_may_go_to_a_tier_that_was_left() 
         assert chosen_at(wanted, 1.0) is not None
         wanted.failed(place, Failure(ErrorKind.BACKEND_UNREACHABLE), 1.0)
         place.open = False
-    assert wanted.may_recover(1.5)
+    assert wanted.may_recover(1.5, 99.0)
     assert wanted.recovered(1.5) is None
     a.open, a.back_at = True, 2.0
     choice = wanted.recovered(2.0)
@@ -448,6 +456,9 @@ def test_one_whose_device_is_unwell_is_asked_last_and_is_not_taken_for_gone() ->
         ([Place("a", open=False), Place("b", full=True)], None, False),  # only at its limit: another sort of wait
         ([Place("a", missed=True)], ErrorKind.BACKEND_UNREACHABLE, True),
         ([Place("a")], ErrorKind.GENERATION_FAILED, False),  # there, and failing: the client is told at once
+        ([Place("a"), Place("b", open=False, due=5.0)], ErrorKind.GENERATION_FAILED, True),  # b is to be back
+        ([Place("a"), Place("b", open=False, due=500.0)], ErrorKind.GENERATION_FAILED, False),
+        ([Place("a"), Place("b", open=False)], ErrorKind.GENERATION_FAILED, False),  # nobody knows when
         ([Place("a", open=False)], ErrorKind.INVALID_INPUT, False),
         ([Place("a", open=False)], ErrorKind.INFERENCE_TIMEOUT, False),  # silent: never asked again
     ],
@@ -458,7 +469,7 @@ def test_waiting_makes_sense_when_everything_left_is_out(
     wanted = plan([places])
     if failure is not None:
         wanted.failed(places[0], Failure(failure), 1.0)
-    assert wanted.may_recover(1.0) is recovers
+    assert wanted.may_recover(1.0, 99.0) is recovers
 
 
 def test_one_that_came_back_is_asked_beyond_attempts_twice_at_most_and_is_counted() -> None:
@@ -596,14 +607,25 @@ def test_an_endpoint_that_is_back_but_has_no_slot_is_worth_waiting_for() -> None
     assert chosen_at(p, 0.0) == (a, "primary")
     p.failed(a, Failure(ErrorKind.BACKEND_UNREACHABLE), 1.0)
     a.full = True
-    assert not p.may_recover(2.0)
+    assert not p.may_recover(2.0, 99.0)
     a.back_at = 1.5
-    assert p.may_recover(2.0)
+    assert p.may_recover(2.0, 99.0)
     assert p.recovered(2.0) is None
     a.full = False
     choice = p.recovered(2.5)
     assert choice is not None
     assert (choice.target, choice.why) == (a, "recovered")
+
+
+def test_one_that_this_request_was_at_is_not_waited_for_while_another_fails_it() -> None:
+    a, b = Place("a"), Place("b")
+    p = plan([[a, b]], attempts=2)
+    assert chosen_at(p, 0.0) == (a, "primary")
+    p.failed(a, Failure(ErrorKind.GENERATION_FAILED), 0.0)
+    assert chosen_at(p, 0.0) == (b, "retry")
+    p.failed(b, Failure(ErrorKind.GENERATION_FAILED), 0.0)
+    a.open, a.due = False, 5.0
+    assert not p.may_recover(1.0, 99.0)
 
 
 def test_an_attempt_that_was_never_made_is_not_counted() -> None:

@@ -127,7 +127,7 @@ def test_after_which_failures_a_recovery_is_waited_for(failure: Failure, recover
     a = Place("a")
     wanted = tried([a], failure=failure)
     a.open = False
-    assert wanted.may_recover(1.0) is recovers
+    assert wanted.may_recover(1.0, 99.0) is recovers
 
 
 def test_when_all_recoveries_were_had_there_is_no_waiting_for_more() -> None:
@@ -135,13 +135,13 @@ def test_when_all_recoveries_were_had_there_is_no_waiting_for_more() -> None:
     wanted = tried([a], failure=UNREACHABLE, attempts=1)
     for number in range(1, MAX_RECOVERIES + 1):
         a.open = False
-        assert wanted.may_recover(number)
+        assert wanted.may_recover(number, 99.0)
         a.open, a.back_at = True, number + 0.5
         choice = wanted.recovered(a.back_at)
         assert choice is not None
         wanted.failed(a, UNREACHABLE, a.back_at)
     a.open = False
-    assert not wanted.may_recover(9.0)
+    assert not wanted.may_recover(9.0, 99.0)
 
 
 def test_what_must_not_go_on_is_not_asked_again_by_one_that_came_back() -> None:
@@ -163,20 +163,32 @@ def test_one_that_is_back_and_may_not_be_asked_is_not_asked(trouble: dict[str, A
     wanted = plan([[a]], attempts=1)
     wanted.failed(a, UNREACHABLE, 1.0)
     assert wanted.recovered(3.0) is None
-    b = Place("b", back_at=2.0, **trouble)
-    interrupted = broken([Place("x"), b], attempts=1)
-    assert interrupted.resume(3.0, anywhere) is None
+
+
+@pytest.mark.parametrize(
+    ("trouble", "goes_on"), [({"away": 9.0}, False), ({"full": True}, True), ({"open": False}, False)]
+)
+def test_a_broken_answer_goes_to_one_that_is_back_though_at_its_limit(trouble: dict[str, Any], goes_on: bool) -> None:
+    interrupted = broken([Place("x"), Place("b", back_at=2.0, **trouble)], attempts=1)
+    assert (interrupted.resume(3.0, anywhere) is not None) is goes_on
+
+
+def test_a_broken_answer_goes_to_one_that_is_back_with_a_slot_before_one_at_its_limit() -> None:
+    interrupted = broken([Place("x"), Place("b", back_at=2.0, full=True), Place("c", back_at=2.0)], attempts=1)
+    choice = interrupted.resume(3.0, anywhere)
+    assert choice is not None
+    assert choice.target.name == "c"
 
 
 def test_one_of_several_that_is_back_without_a_slot_is_worth_waiting_for() -> None:
     back, other = Place("a", full=True, back_at=2.0), Place("b", full=True)
     wanted = plan([[back, other]])
     wanted.failed(other, UNREACHABLE, 1.0)
-    assert wanted.may_recover(3.0)
+    assert wanted.may_recover(3.0, 99.0)
     back.full = False
-    assert not wanted.may_recover(3.0)  # it can be asked at once
+    assert not wanted.may_recover(3.0, 99.0)  # it can be asked at once
     back.full, back.back_at = True, 0.0
-    assert not wanted.may_recover(3.0)
+    assert not wanted.may_recover(3.0, 99.0)
 
 
 # -- resumes -----------------------------------------------------------------------------------------------------------

@@ -42,6 +42,8 @@ class Place:
     missed: bool = False
     good: bool = False
     back_at: float = 0.0
+    answered_at: float = 0.0
+    due: float = 0.0
     quickest: float = 0.0
     ejected: bool = False
 
@@ -69,6 +71,12 @@ class Place:
     def recovered_since(self, at: float, now: float) -> bool:
         return self.back_at > at
 
+    def back_by(self, until: float, now: float) -> bool:
+        return now < self.due <= until
+
+    def answered_since(self, at: float) -> bool:
+        return self.answered_at > at
+
 
 class PlanMachine(RuleBasedStateMachine):
     """One attempt at a time, as `gateway.attempts` and `gateway.failover` go through it."""
@@ -81,6 +89,7 @@ class PlanMachine(RuleBasedStateMachine):
         self.made: list[tuple[Choice[Place], float]] = []
         self.silent: set[str] = set()
         self.broken: set[str] = set()
+        self.returns: list[str] = []  # endpoints that the answer went back to after it had broken there
         self.doubts = 0
         self.first = 0  # the tiers before it have said that they can't
         self.last: Failure | None = None
@@ -121,7 +130,7 @@ class PlanMachine(RuleBasedStateMachine):
         place.up, place.full, place.missed, place.good, place.ejected = up, full, missed, good, ejected
         place.away, place.quickest, place.context_length = self.now + away if away else 0.0, quickest, context
         if up and not missed:
-            place.back_at = self.now
+            place.back_at = place.answered_at = self.now
 
     @rule(seconds=st.sampled_from([0.1, 1.0, 7.0]))
     def time_passes(self, seconds: float) -> None:
@@ -152,7 +161,7 @@ class PlanMachine(RuleBasedStateMachine):
         if back:
             self.all_come_back()
         choice = self.plan.resume(self.now, lambda place: fit or place.tier == 0)
-        assert choice is None or choice.target.name not in self.broken
+        assert choice is None or choice.target.name not in self.broken or choice.target.answered_at > 0.0
         assert choice is None or fit or choice.target.tier == 0
         assert choice is None or choice.why in (RESUME, LAST_RESORT, RECOVERED)
         if choice is None and self.plan.may_resume_later(self.now, DEADLINE, lambda place: True):
@@ -201,11 +210,13 @@ class PlanMachine(RuleBasedStateMachine):
         target, start = choice.target, self.now + choice.delay
         assert not self.over, "a request that must not go on"
         assert start + target.quickest < DEADLINE
-        assert target.name not in self.silent
+        assert target.name not in self.silent or target.name in self.broken
         assert target.usable(self.now) or choice.why in (RESUME, LAST_RESORT)
         assert target.away <= self.now
         assert target.tier >= self.first or self.begun
         assert target.up or (target.ejected and choice.why == LAST_RESORT)
+        if target.name in self.broken:
+            self.returns.append(target.name)
         self.made.append((choice, self.now))
         self.running = choice
 

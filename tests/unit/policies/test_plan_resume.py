@@ -23,6 +23,8 @@ class Place:
     well: bool = False
     missed: bool = False
     back_at: float = 0.0
+    answered_at: float = 0.0
+    due: float = 0.0
     quickest: float = 0.0
     context_length: int | None = None
 
@@ -30,7 +32,7 @@ class Place:
         return self.up and not self.full
 
     def busy(self, now: float) -> bool:
-        return self.up
+        return self.up and self.full
 
     def least(self, now: float) -> float:
         return self.quickest
@@ -50,6 +52,12 @@ class Place:
     def recovered_since(self, at: float, now: float) -> bool:
         return self.back_at > at
 
+    def back_by(self, until: float, now: float) -> bool:
+        return now < self.due <= until
+
+    def answered_since(self, at: float) -> bool:
+        return self.answered_at > at
+
 
 def plan_of(*tiers: list[Place], attempts: int = 5, budget: int = 100, deadline: float = 100.0) -> AttemptPlan[Place]:
     left = [budget]
@@ -61,7 +69,7 @@ def plan_of(*tiers: list[Place], attempts: int = 5, budget: int = 100, deadline:
     rules = PlanRules(
         tiers,
         max_attempts=attempts,
-        on=frozenset({ErrorKind.GENERATION_FAILED, ErrorKind.INFERENCE_TIMEOUT}),
+        on=frozenset({ErrorKind.GENERATION_FAILED, ErrorKind.INFERENCE_TIMEOUT, ErrorKind.MODEL_OVERLOADED}),
         backoff=lambda number: 0.1,
         withdraw=withdraw,
         pick=lambda places, now, key: places[0],
@@ -82,7 +90,7 @@ def resumed(plan: AttemptPlan[Place], now: float = 1.0, unfit: str = "") -> str 
     return choice.target.name if choice is not None else None
 
 
-def test_it_goes_on_at_each_other_endpoint_and_never_where_it_broke() -> None:
+def test_it_goes_on_at_each_other_endpoint_and_not_where_it_broke() -> None:
     plan = plan_of([Place("a"), Place("b")], [Place("c")])
     begun(plan)
     assert resumed(plan) == "b"
@@ -90,6 +98,74 @@ def test_it_goes_on_at_each_other_endpoint_and_never_where_it_broke() -> None:
     assert resumed(plan) == "c"
     plan.broke(plan._tiers[1][0], BROKE, 0.0)
     assert resumed(plan) is None
+
+
+@pytest.mark.parametrize(
+    ("silent_for", "answered_at", "expected"),
+    [
+        (0.0, 0.9, None),  # before it broke
+        (0.0, 1.1, "a"),
+        (0.5, 0.4, None),  # before the silence
+        (0.5, 0.6, "a"),
+    ],
+)
+def test_it_goes_back_to_where_it_broke_if_others_were_answered_there_since(
+    silent_for: float, answered_at: float, expected: str | None
+) -> None:
+    a = Place("a")
+    plan = plan_of([a, Place("b", up=False)])
+    assert plan.next(0.0) is not None
+    plan.broke(a, Failure(ErrorKind.INFERENCE_TIMEOUT), 1.0, silent_for)
+    a.answered_at = answered_at
+    assert resumed(plan, 1.2) == expected
+
+
+@pytest.mark.parametrize("other", [Place("b"), Place("b", full=True)])
+def test_it_does_not_go_back_while_another_can_be_asked(other: Place) -> None:
+    a = Place("a", answered_at=5.0)
+    plan = plan_of([a, other])
+    begun(plan)
+    assert resumed(plan, 6.0) == "b"
+
+
+@pytest.mark.parametrize("trouble", [{"up": False}, {"full": True}, {"away": 9.0}])
+def test_it_does_not_go_back_to_one_that_may_not_be_asked(trouble: dict[str, bool]) -> None:
+    plan = plan_of([Place("a", answered_at=5.0)])
+    a = begun(plan)
+    for name, value in trouble.items():
+        setattr(a, name, value)
+    assert resumed(plan, 6.0) is None
+
+
+def test_it_goes_back_once() -> None:
+    plan = plan_of([Place("a", answered_at=5.0)])
+    a = begun(plan)
+    assert resumed(plan, 6.0) == "a"
+    plan.broke(a, BROKE, 6.0)
+    a.answered_at = 7.0
+    assert resumed(plan, 8.0) is None
+
+
+@pytest.mark.parametrize(("kind", "again"), [(ErrorKind.GENERATION_FAILED, None), (ErrorKind.MODEL_OVERLOADED, "a")])
+def test_one_that_was_only_busy_when_it_went_back_is_gone_back_to_again(kind: ErrorKind, again: str | None) -> None:
+    plan = plan_of([Place("a", answered_at=5.0)])
+    a = begun(plan)
+    assert resumed(plan, 6.0) == "a"
+    plan.failed(a, Failure(kind), 6.0)
+    assert resumed(plan, 8.0) == again
+
+
+def test_going_back_costs_budget_though_the_endpoint_is_sound() -> None:
+    plan = plan_of([Place("a", answered_at=5.0, well=True)], budget=0)
+    begun(plan)
+    assert resumed(plan, 6.0) is None
+    assert plan.budget_exhausted
+
+
+def test_one_that_needs_no_budget_is_gone_to_when_there_is_none_for_another() -> None:
+    plan = plan_of([Place("a"), Place("b"), Place("c", well=True, full=True)], budget=0)
+    begun(plan)
+    assert resumed(plan) == "c"
 
 
 @pytest.mark.parametrize(
