@@ -117,7 +117,8 @@ class StreamShape:
     `has_content` looks at a frame's JSON; `finished` likewise tells the frame after which only bookkeeping follows.
     `terminal` are bytes that only the last frame holds, whatever the model's text is; `repair` is sent to complete a
     stream that was finished but whose terminal frame never came. `finished_by` are bytes of which a frame that finishes
-    holds one; None where that is the terminal one. `ends_in_object`: whether the terminal one's data is a JSON object.
+    holds one; None where that is the terminal one. `closes`: whether a JSON object is that of the terminal one; None
+    where that holds none.
     """
 
     terminal: tuple[bytes, ...]
@@ -125,15 +126,21 @@ class StreamShape:
     has_content: Callable[[dict[str, Any]], bool]
     finished: Callable[[dict[str, Any]], bool]
     finished_by: tuple[bytes, ...] | None = None
-    ends_in_object: bool = True
+    closes: Callable[[dict[str, Any]], bool] | None = None
 
     def ends(self, frames: bytes) -> bool:
         """Whether the last frame is among these."""
         # Asked for every frame of some streams, where any() would cost three times as much.
-        for terminal in self.terminal:  # noqa: SIM110
+        for terminal in self.terminal:
             if frames.find(terminal) >= 0:
-                return True
+                return self.closes is None or self._closed(frames, self.closes)
         return False
+
+    @staticmethod
+    def _closed(frames: bytes, closes: Callable[[dict[str, Any]], bool]) -> bool:
+        """A closer look, as an event may hold the client's own words as JSON, such as the metadata of its request."""
+        documents = map(document_of, split(frames))
+        return any(document is not None and closes(document) for document in documents)
 
 
 def _choices(document: dict[str, Any]) -> list[dict[str, Any]]:
@@ -176,13 +183,14 @@ def _typed(*types: str) -> Callable[[dict[str, Any]], bool]:
 _DONE = b"data: [DONE]\n\n"
 #: With the line's end: a model may well write `data: [DONE]`, but in JSON a line feed is written `\\n`.
 _ENDINGS = tuple(b"data:%b[DONE]%b" % (space, end) for space in (b" ", b"") for end in (b"\n", b"\r"))
-OPENAI = StreamShape(_ENDINGS, _DONE, _chat_content, _chat_finished, _strings("finish_reason"), ends_in_object=False)
+OPENAI = StreamShape(_ENDINGS, _DONE, _chat_content, _chat_finished, _strings("finish_reason"))
 ANTHROPIC = StreamShape(
     _members("message_stop"),
     b'event: message_stop\ndata: {"type":"message_stop"}\n\n',
     lambda document: document.get("type") not in ("message_start", "ping", "content_block_start"),
     lambda document: document.get("type") == "message_delta" and _stopped(document.get("delta")),
     _strings("stop_reason"),
+    closes=_typed("message_stop"),
 )
 #: Events of a Responses stream that come before anything of the answer.
 _BEFORE_TEXT = frozenset(
@@ -196,6 +204,7 @@ RESPONSES = StreamShape(
     b"",
     lambda document: document.get("type") not in _BEFORE_TEXT,
     _typed("response.completed", "response.incomplete"),
+    closes=_typed("response.completed", "response.incomplete", "response.failed"),
 )
 #: A stream of which we know nothing: any frame is content and a clean end is its end.
 OPAQUE = StreamShape((), b"", lambda document: True, lambda document: True)

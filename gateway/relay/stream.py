@@ -99,7 +99,7 @@ class StreamRelay:
         self._choices = Choices(choices) if choices > 1 else None
         self._dialect: Dialect = attempt.endpoint.dialect
         self._shape: StreamShape = attempt.shape
-        self._may_end = attempt.shape.ends_in_object  # whether what is `plausible` may be the last
+        self._may_end = attempt.shape.closes is not None  # whether what is `plausible` may be the last
         self._timeouts = timeouts
         self._loop = loop
         self._scanner = FrameScanner()

@@ -93,6 +93,22 @@ async def test_a_server_may_give_fewer_choices_than_it_was_asked_for() -> None:
         assert answer.frames[-1] == "[DONE]"
 
 
+@pytest.mark.parametrize("whole", [False, True], ids=["cut", "whole"])
+async def test_words_of_the_client_that_an_event_repeats_do_not_end_the_stream(whole: bool) -> None:
+    said = {"type": "response.completed"}
+    events = [
+        {"type": "response.created", "response": {"id": "r", "metadata": said}},
+        {"type": "response.output_text.delta", "output_index": 0, "content_index": 0, "delta": "1 2"},
+    ]
+    events += [{"type": "response.completed", "response": {"id": "r", "metadata": said}}] * whole
+    async with RogueBackend() as rogue, rogue_stack(rogue) as gateway:
+        rogue.says = SSE + b"".join(b"data: " + orjson.dumps(event) + b"\n\n" for event in events)
+        asked = {"model": "tiny", "stream": True, "input": "count", "metadata": said}
+        answer = await gateway.post("/v1/responses", asked)
+        last = orjson.loads(answer.frames[-1])
+        assert last == events[-1] if whole else last["error"]["error_type"] == "generation_failed"
+
+
 async def test_a_large_native_answer_is_translated_too() -> None:
     image = "A" * (9 << 20)
     body = orjson.dumps({"created": 1, "data": [{"b64_json": image}]})

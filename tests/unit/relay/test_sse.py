@@ -86,4 +86,4 @@ def test_the_end_of_a_stream_that_does_not_end_in_an_object_is_never_plausible()
     for shape in (OPENAI, ANTHROPIC, RESPONSES):
         for terminal in shape.terminal:
             event = b"data: {" + terminal + b"}\n\n"
-            assert not (plausible(event) and shape.ends(event)) or shape.ends_in_object
+            assert not (plausible(event) and shape.ends(event)) or shape.closes is not None
