@@ -23,3 +23,21 @@ async def test_a_server_with_a_queue_or_a_fuller_cache_is_spared(
             assert (await gateway.chat()).status == 200
         asked = [len(list(backend.log.to("/v1/chat/completions"))) for backend in (full, free)]
     assert asked == [0, 12]
+
+
+async def test_conversations_stay_where_the_cache_of_their_beginning_is() -> None:
+    async with stack(primaries=3, policy="policies: {default: {balance: prefix}}\n") as (gateway, _):
+        met = []
+        for topic in range(12):
+            turns = [{"role": "system", "content": f"Topic {topic}"}, {"role": "user", "content": "Begin."}]
+            served = set()
+            for turn in range(3):
+                served.add((await gateway.chat(messages=turns)).headers["x-seawall-backend"])
+                turns = [
+                    *turns,
+                    {"role": "assistant", "content": "So."},
+                    {"role": "user", "content": f"Go on, {turn}."},
+                ]
+            met.append(served)
+    assert all(len(served) == 1 for served in met)
+    assert set.union(*met) == {"b0", "b1", "b2"}
