@@ -168,7 +168,8 @@ class StreamRelay:
             out = passage.feed(frames)
         except DivergedError as diverged:
             evidence = f"the answer made again elsewhere is another: {diverged}"
-            self._break(
+            self._attempt.cancel()  # whatever it has come to: its end is not that of the answer which the client has
+            self._resolve(
                 Failure(ErrorKind.GENERATION_FAILED, evidence, status=200, blame=Blame.NONE, elsewhere=Elsewhere.NO)
             )
             return
