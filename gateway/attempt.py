@@ -52,6 +52,10 @@ class AnswerKind(Enum):
     RAW = "raw"  # bytes that nobody can judge (audio, or beyond `MAX_JUDGED`), the rest to come
 
 
+#: By these names, as to find a member in its enum costs as much as several calls of a function (in Python 3.11).
+WHOLE, STREAM, RAW = AnswerKind
+
+
 class Attempt:
     """A sink for one exchange. `settled` is called once, when `failure` or `kind` is known.
 
@@ -212,7 +216,7 @@ class Attempt:
             if self._size > MAX_TRANSLATED:
                 self.expire(Failure(ErrorKind.GENERATION_FAILED, "the answer is too large", status=head.status))
         elif self._size > MAX_JUDGED or head.content_type.startswith(_RAW_TYPES):
-            self._succeed(AnswerKind.RAW, b"".join(self._chunks))
+            self._succeed(RAW, b"".join(self._chunks))
 
     def on_end(self) -> None:
         self._end = True
@@ -259,10 +263,10 @@ class Attempt:
                 self.expire(Failure(ErrorKind.GENERATION_FAILED, evidence, status=200))
                 return
             if ends_empty or (document is not None and self.shape.has_content(document)):
-                self._succeed(AnswerKind.STREAM, self.held + self._scanner.rest)
+                self._succeed(STREAM, self.held + self._scanner.rest)
                 return
         if len(self.held) > MAX_HELD:
-            self._succeed(AnswerKind.STREAM, self.held + self._scanner.rest)
+            self._succeed(STREAM, self.held + self._scanner.rest)
 
     def _judge_whole(self) -> None:
         head = self.head
@@ -273,11 +277,11 @@ class Attempt:
             self._fail(Failure(ErrorKind.GENERATION_FAILED, "the answer is compressed", status=head.status))
             return
         if head.encoded and head.status < 400:
-            self._succeed(AnswerKind.WHOLE, body)  # compressed although we did not ask: passed on unjudged
+            self._succeed(WHOLE, body)  # compressed although we did not ask: passed on unjudged
             return
         failure = self.endpoint.dialect.classify(self.path, TextHead(head), body)
         if failure is None:
-            self._succeed(AnswerKind.WHOLE, body)
+            self._succeed(WHOLE, body)
         else:
             self._fail(failure)
 

@@ -8,7 +8,7 @@ from math import inf
 from time import monotonic
 from typing import Any
 
-from gateway.attempt import AnswerKind, Attempt
+from gateway.attempt import STREAM, WHOLE, Attempt
 from gateway.context import AttemptRecord, RequestContext
 from gateway.endpoint import Endpoint
 from gateway.errors.taxonomy import GatewayError
@@ -187,7 +187,7 @@ class Attempts:
             waited = f"no first token within {monotonic() - asked.started:.1f} s"
             asked.expire(Failure(ErrorKind.INFERENCE_TIMEOUT, waited, blame=blame))
             await race.next(ctx.deadline)  # it has settled by that
-        elif asked.failure is None and asked.kind is not AnswerKind.STREAM:
+        elif asked.failure is None and asked.kind is not STREAM:
             asked.cancel()
             asked.failure = Failure(ErrorKind.GENERATION_FAILED, "no stream where one was asked for", status=200)
         self._judged(asked)
@@ -299,14 +299,15 @@ class Attempts:
         record.failure = failure
         seconds = self._timed(record, attempt)
         tokens = 0
+        whole = attempt.kind is WHOLE
         if failure is None:
-            if attempt.kind is AnswerKind.WHOLE and (usage := attempt.endpoint.dialect.usage(attempt.held)) is not None:
+            if whole and (usage := attempt.endpoint.dialect.usage(attempt.held)) is not None:
                 ctx.usage = usage
                 tokens = usage.completion_tokens
             attempt.endpoint.answered(seconds, attempt.settled_at, tokens if ctx.usage is not None else None)
             if self._route.hedge is not None:
                 self._route.hedge.observe(seconds, attempt.settled_at, stream=ctx.facts.stream)
-        if failure is not None or attempt.kind is AnswerKind.WHOLE:
+        if failure is not None or whole:
             book(self._services, ctx, attempt, failure, tokens)
 
     def _beaten(self) -> None:
@@ -377,14 +378,14 @@ def book(services: Services, ctx: RequestContext, attempt: Attempt, failure: Fai
     """
     assert ctx.route is not None
     endpoint, route, now = attempt.candidate.endpoint, ctx.route.name, monotonic()
-    streamed = attempt.kind is AnswerKind.STREAM
+    streamed = attempt.kind is STREAM
     endpoint.end(attempt.permit, failure, attempt.settled_at - attempt.started, now, streamed=streamed)
     services.metrics.attempts(route, endpoint.name).judged(failure.kind if failure is not None else None)
     ctx.record_of(attempt).tokens = tokens
     if failure is not None:
         begun = "interrupted" if attempt.failure is None else "failed"
         cause = _CAUSES.get(failure.kind, begun)
-        if cause != "interrupted" or attempt.kind is not AnswerKind.STREAM:
+        if cause != "interrupted" or attempt.kind is not STREAM:
             services.metrics.route(route).wasted(cause, now - attempt.started, tokens)
 
 

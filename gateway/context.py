@@ -104,7 +104,10 @@ class AttemptRecord:
 
 
 class RequestContext:
-    """One request on its way. Times are loop time in seconds; `backend_time` is what was spent waiting for others."""
+    """One request on its way. Times are loop time in seconds; `backend_time` is what was spent waiting for others.
+
+    `is_native`: it came in native form and is translated, so that `api_path` is not its own path.
+    """
 
     __slots__ = (
         "_bodies_removed",
@@ -125,6 +128,7 @@ class RequestContext:
         "facts",
         "first_token_at",
         "grant",
+        "is_native",
         "key",
         "lines",
         "model",
@@ -146,6 +150,7 @@ class RequestContext:
         self.correlation_id = correlation_id
         self.runtime = runtime
         self.api_path = request.path
+        self.is_native = False
         self.key: ApiKey | None = None
         self.facts = _UNREAD
         self._body_fields: dict[str, Any] = {}
@@ -212,12 +217,7 @@ class RequestContext:
 
     def target(self) -> bytes:
         """The request target for a backend, without the endpoint's base path."""
-        return self.request.target if not self.is_native else self.api_path.encode("ascii")
-
-    @property
-    def is_native(self) -> bool:
-        """Whether the request came in native form and is translated."""
-        return self.api_path != self.request.path
+        return self.request.head.target if not self.is_native else self.api_path.encode("ascii")
 
     def query_model(self) -> str | None:
         """The model named in the query string, for requests without a body that could name it. Raises GatewayError."""
@@ -278,6 +278,7 @@ class RequestContext:
     @property
     def answered_by(self) -> AttemptRecord | None:
         """The attempt that the client's answer comes from, or None."""
-        return next(
-            (record for record in reversed(self.attempts) if record.failure is None and not record.beaten), None
-        )
+        for record in reversed(self.attempts):
+            if record.failure is None and not record.beaten:
+                return record
+        return None

@@ -41,6 +41,7 @@ _FIRST_SHARE = 0.1
 STALLED = "stalled"
 #: Seconds that a token counter may stand still while requests run, at least; else as long as a first token may take.
 _LEAST_PROGRESS = 10.0
+_SUCCESS = Verdict.SUCCESS
 _ANTHROPIC_VERSION = "2023-06-01"
 
 
@@ -258,9 +259,8 @@ class Endpoint:
             if failure.blame is Blame.SOFT:
                 pause = failure.retry_after if failure.retry_after is not None else DEFAULT_PAUSE
                 self.away_until = now + min(pause, MAX_PAUSE)
-        if failure is None:
-            verdict = Verdict.SUCCESS
-        else:
+        verdict = _SUCCESS
+        if failure is not None:
             verdict = Verdict.FAILURE if failure.blame is Blame.ENDPOINT else Verdict.NEUTRAL
         if permit is not None:
             self.breaker.record(permit, verdict, seconds, now, streamed=streamed)

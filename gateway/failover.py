@@ -9,7 +9,7 @@ from time import monotonic
 
 import orjson
 
-from gateway.attempt import AnswerKind, Attempt
+from gateway.attempt import WHOLE, Attempt
 from gateway.attempts import Attempts
 from gateway.context import RequestContext
 from gateway.http.job import Signal
@@ -139,7 +139,7 @@ class Failover:
         finally:
             asking.cancel()
             ctx.waited(began, monotonic())
-        if asking.failure is not None or asking.kind is not AnswerKind.WHOLE:
+        if asking.failure is not None or asking.kind is not WHOLE:
             return None
         try:
             text = orjson.loads(asking.held)["prompt"]

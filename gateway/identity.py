@@ -112,18 +112,14 @@ class KeyRing:
     """Finds the key that a request carries, in the same time for any number of keys.
 
     Keys are looked up by their SHA-256 and compared in constant time: nothing that can be measured from outside depends
-    on how near a guess comes. None is kept in clear.
+    on how near a guess comes. None is kept in clear. `open`: no keys are configured, and anyone may ask.
     """
 
     def __init__(self, keys: Iterable[tuple[bytes, ApiKey]]) -> None:
         """`keys` are pairs of a key's SHA-256 (32 bytes) and what it stands for."""
         self._keys = {digest: (digest, key) for digest, key in keys}
         self._nobody = (bytes(32), None)
-
-    @property
-    def open(self) -> bool:
-        """Whether no keys are configured, and anyone may ask."""
-        return not self._keys
+        self.open = not self._keys
 
     def find(self, headers: dict[bytes, bytes]) -> ApiKey | None:
         """The key in `Authorization: Bearer` or `X-API-Key`; None when missing or unknown."""

@@ -8,7 +8,7 @@ from time import monotonic
 
 from gateway import native
 from gateway.answer import answer_lines, attempt_lines, error_lines, identity_lines, overhead_line
-from gateway.attempt import AnswerKind, Attempt
+from gateway.attempt import RAW, STREAM, WHOLE, Attempt
 from gateway.attempts import Attempts, book
 from gateway.context import RequestContext
 from gateway.errors.render import render, render_frame, rendering_for
@@ -128,6 +128,7 @@ class Pipeline:
             ctx.facts = parse_body(request.path, reading.content_type, request.body)
             if request.path in native.PATHS:
                 ctx.api_path, fields, removed = native.to_backend(request.path, ctx.facts)
+                ctx.is_native = True
                 ctx.rewrite(fields, removed)
         except InvalidRequest as problem:
             raise _refusal(problem) from None
@@ -212,7 +213,7 @@ class Pipeline:
         lines = answer_lines(ctx, head, attempt.candidate.answer_lines(ctx.model), now)
         ctx.status = head.status
         ctx.first_token_at = attempt.settled_at
-        if attempt.kind is AnswerKind.WHOLE:
+        if attempt.kind is WHOLE:
             candidate = attempt.candidate
             body = attempt.held
             if ctx.is_native:
@@ -224,7 +225,7 @@ class Pipeline:
         kind = ErrorKind.DEADLINE_EXCEEDED if ctx.deadline_is_clients else ErrorKind.INFERENCE_TIMEOUT
         timeouts = StreamTimeouts(route.timeout.idle, route.policy.stream.keepalive or float("inf"), ctx.deadline, kind)
         ctx.client.start(head.status, lines, attempt.pause, attempt.resume)
-        if attempt.kind is AnswerKind.RAW:
+        if attempt.kind is RAW:
             failure = await self._pass_on(ctx, route, attempt, RawRelay(ctx.client, attempt, timeouts, self._loop))
         else:
             attempt, failure = await self._stream(ctx, route, attempts, attempt, timeouts)
@@ -343,7 +344,7 @@ class Pipeline:
         """A begun answer broke: a stream ends with a typed error and without `[DONE]`, other bodies are cut visibly."""
         ctx.record_of(attempt).failure = failure
         ctx.error = error = ctx.total_failure(monotonic())
-        if attempt.kind is AnswerKind.STREAM:
+        if attempt.kind is STREAM:
             rendering = rendering_for(ctx.request.path)
             ctx.client.end(render_frame(error, rendering, ctx.correlation_id, self._services.clock()), close=True)
         else:
@@ -353,7 +354,7 @@ class Pipeline:
         """The process stops and cannot wait for this answer any longer."""
         error = GatewayError(ErrorKind.MODEL_OVERLOADED, _STOPPING, retry_after=1.0, attempts=ctx.failed_attempts())
         asked = [record.attempt for record in ctx.attempts if record.attempt is not None]
-        if ctx.client.head_sent and any(attempt.kind is AnswerKind.STREAM for attempt in asked):
+        if ctx.client.head_sent and any(attempt.kind is STREAM for attempt in asked):
             ctx.error = error
             rendering = rendering_for(ctx.request.path)
             ctx.client.end(render_frame(error, rendering, ctx.correlation_id, self._services.clock()), close=True)

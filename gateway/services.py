@@ -70,7 +70,10 @@ class Services:
             ctx.forget()
 
     def _book(self, ctx: RequestContext, now: float, wall: float) -> None:
-        kind = ctx.error.kind if ctx.error is not None else None
+        kind, status = None, ctx.status
+        if ctx.error is not None:
+            kind = ctx.error.kind
+            status = 499 if kind is ErrorKind.CLIENT_DISCONNECTED else status
         duration = now - ctx.request.received_at
         first_token = ctx.first_token_at - ctx.request.received_at if ctx.first_token_at else None
         usage = ctx.usage
@@ -86,7 +89,6 @@ class Services:
         )
         if ctx.facts.stream and first_token is not None and usage is not None and usage.completion_tokens > 1:
             numbers.output_token.observe((duration - first_token) / (usage.completion_tokens - 1))
-        status = 499 if kind is ErrorKind.CLIENT_DISCONNECTED else ctx.status
         self.metrics.responded(status)
         if ctx.budget_exhausted:
             numbers.retry_budget_exhausted += 1

@@ -40,7 +40,17 @@ class UpstreamHead:
     them, None as long as nobody has asked.
     """
 
-    __slots__ = ("connection", "content_type", "delimited", "encoded", "headers", "passed_on", "status")
+    __slots__ = (
+        "connection",
+        "content_type",
+        "delimited",
+        "encoded",
+        "headers",
+        "is_event_stream",
+        "media_type",
+        "passed_on",
+        "status",
+    )
 
     def __init__(self, status: int, lines: Sequence[tuple[bytes, bytes]]) -> None:
         """Raises ValueError for framing that nobody asked for."""
@@ -67,28 +77,23 @@ class UpstreamHead:
                 self.connection = value
             elif name == b"content-encoding":
                 self.encoded = value.strip().lower() != b"identity"
-
-    @property
-    def is_event_stream(self) -> bool:
-        return self.content_type.startswith(b"text/event-stream")
+        self.is_event_stream = self.content_type.startswith(b"text/event-stream")
+        self.media_type = _media_type(self.content_type)
 
 
 class TextHead:
     """An `UpstreamHead` as dialects look at it (`AnswerHead`); its headers are made into text only for one who asks."""
 
-    __slots__ = ("_head", "status")
+    __slots__ = ("_head", "content_type", "status")
 
     def __init__(self, head: UpstreamHead) -> None:
         self._head = head
         self.status = head.status
+        self.content_type = head.media_type
 
     @property
     def headers(self) -> Mapping[str, str]:
         return {name.decode("latin-1"): value.decode("latin-1") for name, value in self._head.headers}
-
-    @property
-    def content_type(self) -> str:
-        return _media_type(self._head.content_type)
 
 
 @lru_cache(maxsize=64)
