@@ -135,7 +135,10 @@ def texts_of(document: dict[str, Any]) -> list[tuple[Slot, str]] | None:
     if kind is not None:
         return typed_texts(document, str(kind))
     found: list[tuple[Slot, str]] = []
-    for choice in document.get("choices") or ():
+    choices = document.get("choices") or []
+    if not (isinstance(choices, list) and all(map(_is_choice, choices))):
+        return None
+    for choice in choices:
         index, delta = choice.get("index", 0), choice.get("delta")
         if choice.get("logprobs"):
             return None
@@ -149,11 +152,20 @@ def texts_of(document: dict[str, Any]) -> list[tuple[Slot, str]] | None:
     return found
 
 
+def _is_choice(value: Any) -> bool:
+    return isinstance(value, dict) and isinstance(value.get("index", 0), int)
+
+
+def ids_in(value: Any) -> list[int]:
+    """Token ids where they should be; none where there is anything else."""
+    return value if isinstance(value, list) and all(isinstance(each, int) for each in value) else []
+
+
 def _ids_of(document: dict[str, Any]) -> tuple[list[int], list[int]]:
-    """(token ids, prompt's token ids) of a frame."""
+    """(token ids, prompt's token ids) of a frame that has text."""
     ids: list[int] = []
-    prompt = document.get("prompt_token_ids") or []
+    prompt = ids_in(document.get("prompt_token_ids"))
     for choice in document.get("choices") or ():
-        ids += choice.get("token_ids") or ()
-        prompt = choice.get("prompt_token_ids") or prompt
+        ids += ids_in(choice.get("token_ids"))
+        prompt = ids_in(choice.get("prompt_token_ids")) or prompt
     return ids, prompt

@@ -41,6 +41,8 @@ _TEXT_ITEMS = ("message", "reasoning")
 
 def typed_texts(document: Mapping[str, Any], kind: str) -> list[tuple[Slot, str]] | None:
     """The texts in one event of that type; None if it holds anything else of the answer."""
+    if not all(isinstance(document.get(name, 0), int) for name in ("index", "output_index")):
+        return None
     return _response_texts(document, kind) if kind.startswith(_RESPONSE) else _message_texts(document, kind)
 
 
@@ -105,8 +107,9 @@ class ResponseNames:
             self.sequence = number
         if isinstance(response, dict) and not self.response:
             self.response = {name: response[name] for name in ("id", "created_at") if name in response}
-        if isinstance(item, dict) and isinstance(item.get("id"), str):
-            self.items.setdefault(document.get("output_index", 0), item["id"])
+        index = document.get("output_index", 0)
+        if isinstance(item, dict) and isinstance(item.get("id"), str) and isinstance(index, int):
+            self.items.setdefault(index, item["id"])
 
     def renamed(self, document: dict[str, Any]) -> dict[str, Any]:
         """An event of the same answer from elsewhere, as the next one of this stream."""

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import orjson
 
-from gateway.relay.delivered import NO_WISHES, Delivered, Wishes
+from gateway.relay.delivered import NO_WISHES, Delivered, Wishes, ids_in, texts_of
 from gateway.relay.events import Mark, Slot, mark_of, with_text
 from gateway.relay.journal import Journal
 from gateway.relay.sse import StreamShape, data_of, document_of, split
@@ -113,9 +113,11 @@ class Continued:
         usage = document.get("usage")
         if isinstance(usage, dict) and isinstance(usage.get("completion_tokens"), int) and not document.get("choices"):
             self._counted = usage["completion_tokens"]
+        if texts_of(document) is None:
+            raise DivergedError("a frame of it holds something else than text")
         out = []
         for choice in document.get("choices") or ():
-            ids = list(choice.get("token_ids") or ())
+            ids = ids_in(choice.get("token_ids"))
             reason, stopped_by = choice.get("finish_reason"), choice.get("stop_reason")
             text, self._carried = self._carried + (choice.get("text") or ""), ""
             if self._stops is not None:

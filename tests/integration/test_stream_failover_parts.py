@@ -138,3 +138,33 @@ async def test_logprobs_that_went_out_are_not_compared_so_their_stream_ends_in_a
         answer = await answered(gateway, logprobs=True)
     assert answer.error["error_type"] == "generation_failed"
     assert joined(answer, "content") == "1"
+
+
+ODD: dict[str, dict[str, Any]] = {
+    "choices_text": {"choices": "x"},
+    "choices_numbers": {"choices": [1]},
+    "choices_object": {"choices": {"a": 1}},
+    "delta_list": {"choices": [{"index": 0, "delta": ["a"]}]},
+    "text_number": {"choices": [{"index": 0, "text": 5}]},
+    "index_text": {"choices": [{"index": "q", "delta": {"content": "z"}}]},
+    "index_object": {"choices": [{"index": {}, "delta": {"content": "z"}}]},
+    "ids_number": {"choices": [{"index": 0, "delta": {"content": ""}, "token_ids": 5}]},
+    "prompt_number": {"choices": [{"index": 0, "delta": {"content": ""}}], "prompt_token_ids": 5},
+    "type_number": {"type": 5},
+    "type_with_index": {"type": "content_block_delta", "index": [], "delta": {"type": "text_delta", "text": "z"}},
+    "item_with_index": {"type": "response.output_item.added", "output_index": {}, "item": {"id": "i"}},
+    "usage_text": {"choices": [], "usage": "s"},
+}
+
+
+@pytest.mark.parametrize("where", ["before", "behind"])
+@pytest.mark.parametrize("name", ODD)
+async def test_whatever_a_frame_of_it_is_a_broken_stream_is_whole_or_ends_in_an_error(name: str, where: str) -> None:
+    odd = b"data: " + orjson.dumps({"id": "one"} | ODD[name]) + b"\n\n"
+    parts = list(split(frames(*text("1", " 2"), name="two", finish="stop")))
+    parts.insert(2, odd if where == "behind" else b"")
+    cut = frames(*text("1")) + (odd if where == "before" else b"")
+    async with breaking(cut, b"".join(parts) + DONE) as gateway:
+        answer = await answered(gateway)
+    last = answer.frames[-1]
+    assert last == "[DONE]" or orjson.loads(last)["error"]["error_type"] == "generation_failed"

@@ -9,7 +9,7 @@ import pytest
 
 from gateway.relay.delivered import NO_WISHES, Delivered
 from gateway.relay.journal import Journal
-from gateway.relay.passage import DivergedError, Replayed
+from gateway.relay.passage import Continued, DivergedError, Replayed
 from gateway.relay.sse import ANTHROPIC, split
 
 
@@ -75,3 +75,19 @@ def test_what_differs_is_never_sent(again: list[bytes]) -> None:
     passage = Replayed(_delivered(_WHOLE[:9]), ANTHROPIC, strip=False, wishes=NO_WISHES)
     with pytest.raises(DivergedError):
         passage.feed(b"".join(again))
+
+
+@pytest.mark.parametrize(
+    "choices", ["x", [1], {"a": 1}, [{"index": 0, "text": 5}], [{"index": {}, "text": "z"}], [{"logprobs": {"a": 1}}]]
+)
+def test_a_frame_of_a_continuation_that_is_no_text_is_another_answer(choices: Any) -> None:
+    passage = Continued(Delivered("/v1/completions", ids=[1]), NO_WISHES, carried="", stops=None)
+    with pytest.raises(DivergedError):
+        passage.feed(b"data: " + orjson.dumps({"choices": choices}) + b"\n\n")
+
+
+def test_ids_that_are_none_are_not_counted() -> None:
+    passage = Continued(Delivered("/v1/completions", ids=[1]), NO_WISHES, carried="", stops=None)
+    frame = passage.feed(b"data: " + orjson.dumps({"choices": [{"index": 0, "text": "z", "token_ids": 5}]}) + b"\n\n")
+    assert b'"text":"z"' in frame
+    assert passage.completion_tokens == 1
