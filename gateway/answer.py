@@ -49,12 +49,6 @@ def safe(value: str) -> str:
     return quote(value, safe=" !#$&'()*+,/:;=?@[]-._~") if _UNSAFE.search(value) else value
 
 
-def identity_lines(correlation_id: str) -> bytes:
-    """The headers that every answer carries."""
-    name = correlation_id.encode("ascii")
-    return b"x-correlation-id: %b\r\nx-request-id: %b\r\n" % (name, name)
-
-
 def error_lines(headers: Mapping[str, str]) -> bytes:
     """Header lines of an error's own headers."""
     return "".join(f"{name.lower()}: {value}\r\n" for name, value in headers.items()).encode("latin-1")
@@ -62,7 +56,8 @@ def error_lines(headers: Mapping[str, str]) -> bytes:
 
 def overhead_line(ctx: RequestContext, now: float) -> bytes:
     """The header that every answer carries, too: milliseconds in Seawall so far, without backends and waits."""
-    return b"x-seawall-overhead-ms: %.3f\r\n" % (max(0.0, now - ctx.request.received_at - ctx.backend_time) * 1000)
+    spent = now - ctx.request.received_at - ctx.backend_time
+    return b"x-seawall-overhead-ms: %.3f\r\n" % (spent * 1000 if spent > 0.0 else 0.0)
 
 
 def attempt_lines(ctx: RequestContext, now: float) -> bytes:
@@ -83,7 +78,7 @@ def answer_lines(ctx: RequestContext, head: UpstreamHead, candidate_lines: bytes
         own = head.passed_on = _passed_on(head)
     if ctx.request.path.startswith("/v1/messages"):  # where Anthropic's SDK looks for it
         own += b"request-id: %b\r\n" % ctx.correlation_id.encode("ascii")
-    return own + identity_lines(ctx.correlation_id) + candidate_lines + attempt_lines(ctx, now)
+    return own + ctx.identity_lines + candidate_lines + attempt_lines(ctx, now)
 
 
 def _passed_on(head: UpstreamHead) -> bytes:

@@ -101,7 +101,9 @@ class Attempts:
 
     def _patience(self) -> float:
         """Until when to wait for what runs: then something is to be started beside it, or time is up."""
-        until = min(self._ctx.deadline, self._hedge_at)
+        until = self._ctx.deadline
+        if self._hedge_at < until:
+            until = self._hedge_at
         for attempt in self._race.running:
             slow_at = attempt.started + self._route.timeout.first_token
             if slow_at < until and attempt not in self._late:
@@ -252,7 +254,8 @@ class Attempts:
             image = facts.endpoint.images
             delay = route.hedge.delay(now, self._hedges, len(body), stream=facts.stream, image=image)
             self._hedge_at = now + delay if delay is not None else inf
-        timeout = min(route.timeout.connect, ctx.deadline - now)
+        left = ctx.deadline - now
+        timeout = route.timeout.connect if route.timeout.connect < left else left
         if route.fault is None:
             attempt.start(timeout)
         else:

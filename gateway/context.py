@@ -10,7 +10,7 @@ from gateway.errors.render import Rendering, rendering_for
 from gateway.errors.taxonomy import FailedAttempt, GatewayError
 from gateway.http.connection import ClientConnection
 from gateway.http.message import Request
-from gateway.identity import ApiKey
+from gateway.identity import ApiKey, identity_lines
 from gateway.validation.facts import Facts
 from gateway.validation.schemas import MAX_MODEL
 from policies.outcome import ErrorKind, Failure
@@ -106,7 +106,8 @@ class AttemptRecord:
 class RequestContext:
     """One request on its way. Times are loop time in seconds; `backend_time` is what was spent waiting for others.
 
-    `is_native`: it came in native form and is translated, so that `api_path` is not its own path.
+    `identity_lines` are the header lines that name it, to backends and in every answer; `own_lines` what backends get
+    beside the client's `lines`. `is_native`: it came in native form and is translated: `api_path` is not its own path.
     """
 
     __slots__ = (
@@ -128,6 +129,7 @@ class RequestContext:
         "facts",
         "first_token_at",
         "grant",
+        "identity_lines",
         "is_native",
         "key",
         "lines",
@@ -168,6 +170,7 @@ class RequestContext:
         self.backend_time = 0.0
         self.backend_until = 0.0
         self.first_token_at = 0.0
+        self.identity_lines = identity_lines(correlation_id)
         self.lines = self.own_lines = b""
         self.status = 0
         self.error: GatewayError | None = None
@@ -242,8 +245,11 @@ class RequestContext:
 
     def waited(self, since: float, until: float) -> None:
         """Notes a time in which others were waited for; what overlaps an earlier one counts once."""
-        self.backend_time += max(0.0, until - max(since, self.backend_until))
-        self.backend_until = max(until, self.backend_until)
+        if since < self.backend_until:
+            since = self.backend_until
+        if until > since:
+            self.backend_time += until - since
+            self.backend_until = until
 
     # -- attempts ------------------------------------------------------------------------------------------------------
 

@@ -29,6 +29,12 @@ def new_correlation_id(getrandbits: Bits = random.getrandbits) -> str:
     return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-{variant}{digits[17:20]}-{digits[20:]}"
 
 
+def identity_lines(correlation_id: str) -> bytes:
+    """The header lines by which a request is found again, in a backend's logs and by its client."""
+    name = correlation_id.encode("ascii")
+    return b"x-correlation-id: %b\r\nx-request-id: %b\r\n" % (name, name)
+
+
 def correlation_id(headers: dict[bytes, bytes], getrandbits: Bits = random.getrandbits) -> str:
     """The request's ID: `X-Correlation-ID`, else `X-Request-ID`, else the trace id of `traceparent`, else a new UUID.
 
@@ -77,13 +83,14 @@ def given_traceparent(headers: dict[bytes, bytes]) -> bytes | None:
     return None if match is None else match[0]
 
 
-def new_traceparent(correlation: str, getrandbits: Bits = random.getrandbits) -> bytes:
+def new_traceparent(correlation: str, getrandbits: Bits = random.getrandbits, *, own: bool = False) -> bytes:
     """A trace context made for a request.
 
-    It takes its trace id from the correlation ID when that is a UUID, so that the two find each other.
+    It takes its trace id from the correlation ID when that is a UUID, so that the two find each other. `own`: it is one
+    of `new_correlation_id`.
     """
-    digits = correlation.replace("-", "").lower()
-    if _TRACE_ID.fullmatch(digits) is None:
+    digits = correlation.replace("-", "")
+    if not own and _TRACE_ID.fullmatch(digits := digits.lower()) is None:
         digits = f"{getrandbits(128) or 1:032x}"
     return b"00-%b-%016x-01" % (digits.encode("ascii"), getrandbits(64) or 1)
 

@@ -7,7 +7,7 @@ import random
 from time import monotonic
 
 from gateway import native
-from gateway.answer import answer_lines, attempt_lines, error_lines, identity_lines, overhead_line
+from gateway.answer import answer_lines, attempt_lines, error_lines, overhead_line
 from gateway.attempt import RAW, STREAM, WHOLE, Attempt
 from gateway.attempts import Attempts, book
 from gateway.context import RequestContext
@@ -27,7 +27,7 @@ from gateway.services import Services
 from gateway.stale import REPLACED, KeptAnswer, StaleAnswers, stale_key
 from gateway.static_answer import MODEL, static_answer
 from gateway.upstream.connection import UpstreamHead
-from gateway.upstream.request import correlation_lines, forwarded_for
+from gateway.upstream.request import forwarded_for
 from gateway.validation.body import parse_body
 from gateway.validation.content_encoding import decoded
 from gateway.validation.errors import InvalidRequest
@@ -116,7 +116,7 @@ class Pipeline:
             return False
         body = models_answer(request.path, ctx.runtime, ctx.key)
         ctx.status = 200
-        headers = b"content-type: application/json\r\n" + identity_lines(ctx.correlation_id)
+        headers = b"content-type: application/json\r\n" + ctx.identity_lines
         ctx.client.send(200, headers + overhead_line(ctx, monotonic()), body)
         return True
 
@@ -193,13 +193,14 @@ class Pipeline:
 
     def _attempts(self, ctx: RequestContext, route: Route, reading: HeadReading) -> Attempts:
         """What tries endpoints until one answers."""
-        parent = None
+        ctx.own_lines = ctx.identity_lines
         if (tracing := self._services.tracing) is not None:
             ctx.trace = tracing.begin(ctx.request.headers)
         if ctx.trace is None:
-            parent = reading.traceparent or new_traceparent(ctx.correlation_id)
+            own = reading.correlation_id is None
+            parent = reading.traceparent or new_traceparent(ctx.correlation_id, own=own)
+            ctx.own_lines += b"traceparent: %b\r\n" % parent
         ctx.lines = reading.passed_on
-        ctx.own_lines = correlation_lines(ctx.correlation_id, parent)
         if ctx.runtime.proxies:
             ctx.own_lines += forwarded_for(ctx.request.peer)
         return Attempts(ctx, route, self._services, self._loop)
@@ -303,7 +304,7 @@ class Pipeline:
         lines = b"content-type: %b\r\nage: %d\r\nx-seawall-stale: true\r\n" % (answer.content_type, age)
         ctx.status = 200
         self._services.metrics.route(ctx.route.name).stale += 1
-        ctx.client.send(200, lines + identity_lines(ctx.correlation_id) + answer.lines + attempt_lines(ctx, now), body)
+        ctx.client.send(200, lines + ctx.identity_lines + answer.lines + attempt_lines(ctx, now), body)
         return True
 
     def _answer_static(self, ctx: RequestContext, error: GatewayError) -> bool:
@@ -322,7 +323,7 @@ class Pipeline:
         lines = b"content-type: %b\r\nx-seawall-model: %b\r\nx-seawall-fallback: true\r\n" % (kind, MODEL.encode())
         ctx.status = 200
         self._services.metrics.route(route.name).static += 1
-        ctx.client.send(200, lines + identity_lines(ctx.correlation_id) + attempt_lines(ctx, monotonic()), body)
+        ctx.client.send(200, lines + ctx.identity_lines + attempt_lines(ctx, monotonic()), body)
         return True
 
     def _native_answer(self, ctx: RequestContext, held: bytes, model: str, *, fallback: bool) -> bytes:
@@ -370,7 +371,7 @@ class Pipeline:
             return
         status, headers, body = render(error, ctx.rendering, ctx.correlation_id, self._services.clock())
         ctx.status = status
-        lines = error_lines(headers) + identity_lines(ctx.correlation_id)
+        lines = error_lines(headers) + ctx.identity_lines
         if ctx.attempts and (last := ctx.attempts[-1].attempt) is not None:
             lines += last.candidate.answer_lines(ctx.model)
         now = monotonic()

@@ -31,7 +31,8 @@ class Race:
         """Whether an attempt settles, or has settled, before loop time reaches `until`."""
         if not self._settled:
             self._waiter = waiter = Signal()
-            due = max(until, self._loop.time())
+            now = self._loop.time()
+            due = until if until > now else now
             self._timer = self._loop.call_at(due, self._time_is_up, due)
             try:
                 await waiter

@@ -75,13 +75,16 @@ class Services:
             kind = ctx.error.kind
             status = 499 if kind is ErrorKind.CLIENT_DISCONNECTED else status
         duration = now - ctx.request.received_at
+        overhead = duration - ctx.backend_time
+        if overhead < 0.0:
+            overhead = 0.0
         first_token = ctx.first_token_at - ctx.request.received_at if ctx.first_token_at else None
         usage = ctx.usage
         numbers = ctx.numbers or self.metrics.route(None)
         numbers.finished(
             kind,
             duration,
-            overhead=max(0.0, duration - ctx.backend_time) if ctx.attempts else None,
+            overhead=overhead if ctx.attempts else None,
             first_token=first_token,
             prompt_tokens=usage.prompt_tokens if usage else 0,
             completion_tokens=usage.completion_tokens if usage else 0,
@@ -97,7 +100,7 @@ class Services:
         self.errors.record(kind, ctx.request.path, wall)
         if self.tracing is not None:
             self.tracing.finished(ctx, now, wall)
-        record = _record(ctx, kind, status, duration, first_token, wall)
+        record = _record(ctx, kind, status, duration, overhead, first_token, wall)
         self.requests.add(RequestStory(record, wall - duration, kind, ctx.attempts, ctx.request.received_at))
         self.logs.log_request(record)
 
@@ -107,6 +110,7 @@ def _record(
     kind: ErrorKind | None,
     status: int,
     duration: float,
+    overhead: float,
     first_token: float | None,
     wall: float,
 ) -> RequestRecord:
@@ -129,7 +133,7 @@ def _record(
         "stream": ctx.facts.stream,
         "duration_ms": _milliseconds(duration),
         "ttft_ms": _milliseconds(first_token) if first_token is not None else None,
-        "overhead_ms": _milliseconds(max(0.0, duration - ctx.backend_time)),
+        "overhead_ms": _milliseconds(overhead),
         "prompt_tokens": usage.prompt_tokens if usage is not None else 0,
         "completion_tokens": usage.completion_tokens if usage is not None else 0,
         "bytes_in": len(ctx.request.body),

@@ -406,8 +406,10 @@ class ClientConnection(asyncio.Protocol):
         self._head_sent = True
         self.bytes_out = len(body)
         sent = b"" if self._active.method == "HEAD" else body
-        length = b"" if status == 204 else b"content-length: %d\r\n" % len(body)  # RFC 9110, 8.6
-        head = b"%b%b%b%b\r\n" % (status_line(status), headers, self._connection_header(), length)
+        lines = status_line(status) + headers + self._connection_header()
+        head = (
+            b"%b\r\n" % lines if status == 204 else b"%bcontent-length: %d\r\n\r\n" % (lines, len(body))
+        )  # RFC 9110, 8.6
         write_whole(self._transport, head, sent)
         self._finish()
 

@@ -56,16 +56,10 @@ def forwarded_for(client: str) -> bytes:
     return b"x-forwarded-for: %b\r\n" % client.encode("ascii", "replace")
 
 
-def correlation_lines(correlation_id: str, traceparent: bytes | None) -> bytes:
-    """The headers by which a request is found again in the backend's logs; no trace where each attempt has its own."""
-    name = correlation_id.encode("ascii")
-    lines = b"x-correlation-id: %b\r\nx-request-id: %b\r\n" % (name, name)
-    return lines if traceparent is None else b"%btraceparent: %b\r\n" % (lines, traceparent)
-
-
 def request_head(method: str, target: bytes, endpoint_lines: bytes, request_lines: bytes, length: int | None) -> bytes:
     """A whole request head. `endpoint_lines` are prepared per endpoint (Host, credentials, configured headers)."""
-    head = b"%b %b HTTP/1.1\r\n%b%b" % (method.encode("ascii"), target, endpoint_lines, request_lines)
+    name = method.encode("ascii")
     if length is None:
-        return head + b"\r\n"
-    return b"%bcontent-length: %d\r\n\r\n" % (head, length)
+        return b"%b %b HTTP/1.1\r\n%b%b\r\n" % (name, target, endpoint_lines, request_lines)
+    parts = name, target, endpoint_lines, request_lines, length
+    return b"%b %b HTTP/1.1\r\n%b%bcontent-length: %d\r\n\r\n" % parts
