@@ -61,6 +61,7 @@ class WaitingRoom:
         self._was_serving = True
         self._down_since: float | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._looks_at = 0.0
 
     def __len__(self) -> int:
         return len(self._queue)
@@ -269,10 +270,10 @@ class WaitingRoom:
     def _look_again(self, at: float) -> None:
         """At that time or earlier: a timer for each request would cost more than a look too many."""
         if self._timer is not None:
-            if self._timer.when() <= at:
+            if self._looks_at <= at:
                 return
             self._timer.cancel()
-        self._timer = self._loop.call_at(at, self._tick)
+        self._timer, self._looks_at = self._loop.call_at(at, self._tick), at  # a timer of uvloop's may not say when
 
     def _up(self, now: float) -> bool:
         return any(endpoint.up(now) for endpoint in self._endpoints)
@@ -286,8 +287,8 @@ class WaitingRoom:
         for endpoint in self._endpoints:
             if endpoint.up(now):
                 free += endpoint.slots(now)
-            elif endpoint.in_service and not endpoint.breaker.allows(now) and endpoint.breaker.allows_early(now):
-                free += 1
+            elif endpoint.in_service and not endpoint.vitality.doubtful:
+                free += endpoint.breaker.allows_early(now)
         return free
 
 

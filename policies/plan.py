@@ -297,14 +297,14 @@ class AttemptPlan(Generic[T]):
                 yield tier, [t for t in known if t.usable(now)], delay, RESUME
                 yield tier, [t for t in known if t.busy(now)], delay, RESUME
         for tier in tiers:
-            yield tier, [t for t in self._tiers[tier] if self._works_again(t, now) and fits(t)], 0.0, RESUME
+            yield tier, self._working_again(self._tiers[tier], now, fits), 0.0, RESUME
         for tier in tiers:
             yield tier, self._unbroken(self._rules.ejected(self._tiers[tier], now), fits), 0.0, LAST_RESORT
 
-    def _works_again(self, target: T, now: float) -> bool:
-        """Whether the answer broke there once and others have begun since. A check alone says nothing of the engine."""
-        since = self._broken.get(target, inf)
-        return target.answered_since(since) and target.usable(now) and self._fits(target)
+    def _working_again(self, targets: Sequence[T], now: float, fits: Callable[[T], bool]) -> list[T]:
+        """Those where the answer broke once and others have begun since. A check alone says nothing of the engine."""
+        back = [t for t in targets if t.answered_since(self._broken.get(t, inf)) and t.usable(now)]
+        return self._in_time(_present([t for t in back if self._fits(t) and fits(t)], now), now)
 
     def _resume_at_recovered(self, now: float, fits: Callable[[T], bool]) -> Choice[T] | None:
         if self._recoveries >= MAX_RECOVERIES:

@@ -33,8 +33,11 @@ MAX_CONNECTIONS = 64
 _MAX_BODY = 256 * 1024
 _MAX_METRICS = 4 * 1024 * 1024
 _FAST = 0.1  # share of the interval between probes while an endpoint recovers
-#: Seconds between probes of an endpoint that is down, or that requests could not reach.
+#: Seconds between probes of an endpoint that is down.
 RECHECK = 1.0
+#: Seconds to the first probe of one that answered the last and that requests could not reach since; doubling, up to the
+#: above, while it answers probes and not requests.
+_FIRST_RECHECK = 0.1
 _JITTER = 0.2  # probes come up to this share of the interval early, so that they don't all come at once
 
 _CHAT: Mapping[str, Any] = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 1}
@@ -224,7 +227,7 @@ class Prober:
                 self._running[name] = target, task
 
     def missed(self, name: str) -> None:
-        """Requests could not reach an endpoint: it is probed within a second."""
+        """Requests could not reach an endpoint: it is probed soon, within a second at the latest."""
         if (event := self._missed.get(name)) is not None:
             event.set()
 
@@ -240,6 +243,7 @@ class Prober:
         assert self._session is not None
         settings = target.health
         health = HealthState()
+        recheck = _FIRST_RECHECK
         clock = asyncio.get_running_loop().time
         while True:
             started = clock()
@@ -263,12 +267,14 @@ class Prober:
                 length = await _Probe(self._session, target).context_length()
                 self._report(replace(result, state_changed=False, context_length=length))
             pause = settings.interval * (_FAST if health.recovering else 1.0)
+            least = recheck
             if health.doubtful:
-                pause = min(pause, RECHECK)
-            await self._rest(pause * (1 - _JITTER * self._rand()), missed)
+                pause = least = min(pause, RECHECK)
+            calm = await self._rest(pause * (1 - _JITTER * self._rand()), missed, least)
+            recheck = _FIRST_RECHECK if calm else min(2 * recheck, RECHECK)
 
-    async def _rest(self, seconds: float, missed: asyncio.Event) -> None:
-        """Sleeps so long, or until requests miss the endpoint, but then still for `RECHECK`."""
+    async def _rest(self, seconds: float, missed: asyncio.Event, least: float) -> bool:
+        """Sleeps so long, or until requests miss the endpoint, then `least` in all; whether none missed it."""
         waits = [asyncio.ensure_future(self._sleep(seconds)), asyncio.ensure_future(missed.wait())]
         clock = asyncio.get_running_loop().time
         began = clock()
@@ -278,8 +284,9 @@ class Prober:
         finally:
             for wait in waits:
                 wait.cancel()
-        if not slept and (least := min(RECHECK, seconds) - (clock() - began)) > 0:
-            await self._sleep(least)
+        if not slept and (rest := min(least, seconds) - (clock() - began)) > 0:
+            await self._sleep(rest)
+        return slept
 
     def _report(self, result: ProbeResult) -> None:
         try:

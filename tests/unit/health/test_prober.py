@@ -108,12 +108,14 @@ class Watch:
         self.results: asyncio.Queue[ProbeResult] = asyncio.Queue()
         self.waits: list[float] = []
         self._sleepers: asyncio.Queue[asyncio.Future[None]] = asyncio.Queue()
+        self._began = asyncio.Event()  # a wait has
         self.prober = Prober(self.results.put_nowait, sleep=self._sleep, rand=lambda: 0.0)
 
     async def _sleep(self, delay: float) -> None:
         self.waits.append(delay)
         sleeper = asyncio.get_running_loop().create_future()
         self._sleepers.put_nowait(sleeper)
+        self._began.set()
         await sleeper
 
     async def first(self) -> ProbeResult:
@@ -122,8 +124,19 @@ class Watch:
     async def next(self) -> ProbeResult:
         """The result of the probe after the next wait."""
         sleeper = await asyncio.wait_for(self._sleepers.get(), 10)
+        while sleeper.cancelled():  # a wait that was cut short
+            sleeper = await asyncio.wait_for(self._sleepers.get(), 10)
+        self._began.clear()
         sleeper.set_result(None)
         return await self.first()
+
+    async def miss(self) -> float:
+        """Requests miss the endpoint while it is not probed; how long until it is, all the same, as was asked for."""
+        await self._began.wait()
+        self._began.clear()
+        self.prober.missed("llama-a")
+        await self._began.wait()
+        return self.waits[-1]
 
 
 @pytest.fixture
@@ -156,6 +169,32 @@ async def test_a_server_that_is_up(backend: Backend, watch: Watch) -> None:
     assert (result.endpoint, result.healthy, result.state, result.state_changed) == ("llama-a", True, HEALTHY, True)
     assert 0 < result.duration < 10
     assert not (await watch.next()).state_changed
+
+
+async def missed(watch: Watch, times: int) -> list[float]:
+    """Requests miss the endpoint as soon as it has been probed, so many times; the waits to the next probe."""
+    waits = []
+    for _ in range(times):
+        waits.append(await asyncio.wait_for(watch.miss(), 10))
+        await watch.next()
+    return waits
+
+
+async def test_one_that_requests_could_not_reach_is_probed_soon_and_less_and_less_so(
+    backend: Backend, watch: Watch
+) -> None:
+    await probe(watch, target(backend.url))
+    assert await missed(watch, 6) == pytest.approx([0.1, 0.2, 0.4, 0.8, 1.0, 1.0], abs=0.09)
+    await watch.next()
+    assert await missed(watch, 1) == pytest.approx([0.1], abs=0.09)
+
+
+async def test_one_that_is_down_is_probed_each_second_however_often_requests_miss_it(
+    backend: Backend, watch: Watch
+) -> None:
+    await backend.stop()
+    await probe(watch, target(backend.url))
+    assert await missed(watch, 3) == pytest.approx([1.0] * 3, abs=0.09)
 
 
 @pytest.mark.parametrize(
