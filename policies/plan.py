@@ -304,7 +304,7 @@ class AttemptPlan(Generic[T]):
     def _working_again(self, targets: Sequence[T], now: float, fits: Callable[[T], bool]) -> list[T]:
         """Those where the answer broke once and others have begun since. A check alone says nothing of the engine."""
         back = [t for t in targets if t.answered_since(self._broken.get(t, inf)) and t.usable(now)]
-        return self._in_time(_present([t for t in back if self._fits(t) and fits(t)], now), now)
+        return [t for t in back if self._fits(t) and fits(t)]
 
     def _resume_at_recovered(self, now: float, fits: Callable[[T], bool]) -> Choice[T] | None:
         if self._recoveries >= MAX_RECOVERIES:
