@@ -342,32 +342,21 @@ class Pipeline:
         return body
 
     def _break_off(self, ctx: RequestContext, attempt: Attempt, failure: Failure) -> None:
-        """A begun answer broke: a stream ends with a typed error and without `[DONE]`, other bodies are cut visibly."""
+        """A begun answer broke."""
         ctx.record_of(attempt).failure = failure
-        ctx.error = error = ctx.total_failure(monotonic())
-        if attempt.kind is STREAM:
-            rendering = rendering_for(ctx.request.path)
-            ctx.client.end(render_frame(error, rendering, ctx.correlation_id, self._services.clock()), close=True)
-        else:
-            ctx.client.abort()
+        self._refuse(ctx, ctx.total_failure(monotonic()))
 
     def _cut_off(self, ctx: RequestContext) -> None:
         """The process stops and cannot wait for this answer any longer."""
         error = GatewayError(ErrorKind.MODEL_OVERLOADED, _STOPPING, retry_after=1.0, attempts=ctx.failed_attempts())
-        asked = [record.attempt for record in ctx.attempts if record.attempt is not None]
-        if ctx.client.head_sent and any(attempt.kind is STREAM for attempt in asked):
-            ctx.error = error
-            rendering = rendering_for(ctx.request.path)
-            ctx.client.end(render_frame(error, rendering, ctx.correlation_id, self._services.clock()), close=True)
-        else:
-            self._refuse(ctx, error)
+        self._refuse(ctx, error)
 
     # -- errors and accounts -------------------------------------------------------------------------------------------
 
     def _refuse(self, ctx: RequestContext, error: GatewayError) -> None:
         ctx.error = error
         if ctx.client.head_sent:
-            ctx.client.abort()  # an error of ours after the answer had begun: cut it visibly
+            self._break_answer(ctx, error)
             return
         status, headers, body = render(error, ctx.rendering, ctx.correlation_id, self._services.clock())
         ctx.status = status
@@ -377,6 +366,15 @@ class Pipeline:
         now = monotonic()
         lines += attempt_lines(ctx, now) if ctx.route is not None else overhead_line(ctx, now)
         ctx.client.send(status, lines, body)
+
+    def _break_answer(self, ctx: RequestContext, error: GatewayError) -> None:
+        """Ends an answer that has begun: a stream with the typed error and without `[DONE]`; others are cut visibly."""
+        asked = [record.attempt for record in ctx.attempts if record.attempt is not None]
+        if any(attempt.kind is STREAM for attempt in asked):
+            rendering = rendering_for(ctx.request.path)
+            ctx.client.end(render_frame(error, rendering, ctx.correlation_id, self._services.clock()), close=True)
+        else:
+            ctx.client.abort()
 
     def _account(self, ctx: RequestContext) -> None:
         if ctx.grant is not None:

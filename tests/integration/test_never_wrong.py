@@ -6,11 +6,13 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from time import monotonic
+from unittest.mock import Mock
 
 import orjson
 import pytest
 
 from gateway.endpoint import Service
+from gateway.relay.resume import Resumption
 from tests.integration.test_resilience import stack
 from tests.support.counting_model import count_text
 from tests.support.faults import fault
@@ -192,3 +194,14 @@ async def test_a_strange_list_of_models_does_not_end_the_probing(models: bytes) 
             before = rogue.connections
             await eventually(lambda: rogue.connections >= before + 4)
             assert gateway.gateway.runtime.endpoints["b0"].healthy
+
+
+async def test_an_error_of_the_gateways_own_in_a_stream_is_told_in_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Resumption, "broke", Mock(side_effect=RuntimeError("a bug")))
+    async with stack() as (gateway, backends):
+        for backend in backends:
+            backend.inject(fault("rst_mid_stream", after=3))
+        answer = await gateway.chat(stream=True)
+    assert answer.streamed == count_text(1, 3)
+    assert answer.error["error_type"] == "internal_error"
+    assert b"a bug" not in answer.body
