@@ -312,6 +312,10 @@ class Attempt:
         else:
             sink.on_broken(*self._end)  # type: ignore[misc]
 
+    def pass_trial(self, now: float) -> None:
+        """Its stream goes on well: a circuit that has let it through to find out need not wait for its end."""
+        self.endpoint.pass_trial(self.permit, self.settled_at - self.started, now)
+
     def pause(self) -> None:
         """Stops reading from the backend: the client is slow."""
         if (connection := self._held_connection) is not None:

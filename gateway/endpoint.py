@@ -266,6 +266,15 @@ class Endpoint:
             self.breaker.record(permit, verdict, seconds, now, streamed=streamed)
         self.release(now)
 
+    def on_trial(self, permit: Permit | None) -> bool:
+        """Whether an attempt is one by which its circuit finds out."""
+        return permit is not None and self.breaker.awaits(permit)
+
+    def pass_trial(self, permit: Permit | None, seconds: float, now: float) -> None:
+        """What its circuit wanted to know of a stream is known, though it goes on; `seconds` to its first token."""
+        if permit is not None:
+            self.breaker.record(permit, Verdict.SUCCESS, seconds, now, streamed=True)
+
     def hold(self) -> None:
         """Takes a slot for an attempt that is to start later; give it back with `release`."""
         self.in_flight += 1

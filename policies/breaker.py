@@ -232,6 +232,10 @@ class CircuitBreaker:
             permits_out=self._out(now),
         )
 
+    def awaits(self, permit: Permit) -> bool:
+        """Whether this permit's result decides whether the circuit closes. Not so while it is closed."""
+        return permit in self._permits
+
     # -- results -------------------------------------------------------------------------------------------------------
 
     def record(self, permit: Permit, verdict: Verdict, seconds: float, now: float, *, streamed: bool = False) -> None:

@@ -31,7 +31,8 @@ from policies.outcome import Blame, Elsewhere, ErrorKind, Failure
 KEEPALIVE = b": keepalive\n\n"
 #: Last pieces kept, for the usage and the finish reason that stand in them: SGLang sends up to three more after it.
 _TAIL = 8
-#: Seconds that a finished answer waits for its last frames before it is completed without them.
+#: Seconds that a finished answer waits for its last frames before it is completed without them; and those for which the
+#: answer of an endpoint on trial is watched before that has passed it.
 GRACE = 1.0
 
 
@@ -72,6 +73,7 @@ class StreamRelay:
         "_last_write",
         "_loop",
         "_may_end",
+        "_on_trial",
         "_scanner",
         "_shape",
         "_tail",
@@ -107,6 +109,7 @@ class StreamRelay:
         self._terminal_seen = False
         self._last_data = self._last_write = self._due = monotonic()
         self._excused = 0.0
+        self._on_trial = attempt.endpoint.on_trial(attempt.permit)
         self._timer: asyncio.TimerHandle | None = None
         self.chunks = 0
         self.done: asyncio.Future[Failure | None] = loop.create_future()
@@ -306,6 +309,9 @@ class StreamRelay:
         if silent >= GRACE and (self._terminal_seen or self._finished()):
             self._complete()
             return
+        if self._on_trial and silent <= GRACE / 2 and now - self._attempt.settled_at >= GRACE:
+            self._on_trial = False
+            self._attempt.pass_trial(now)
         if silent >= timeouts.idle:
             evidence = f"no data for {timeouts.idle:g} s in the middle of the stream"
             self._break(Failure(ErrorKind.INFERENCE_TIMEOUT, evidence, status=200))

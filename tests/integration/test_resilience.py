@@ -11,6 +11,7 @@ from time import monotonic
 import orjson
 import pytest
 
+from policies.breaker import State
 from tests.support.counting_model import count_text
 from tests.support.fault_backend import FaultBackend
 from tests.support.faults import fault
@@ -233,6 +234,34 @@ async def test_when_all_are_ejected_one_that_is_back_is_found_within_a_second() 
         name = answer.headers["x-correlation-id"]
         assert (await gateway.get(f"/requests/{name}")).json["attempts"][-1]["why"] == "last_resort"
         assert (await gateway.chat()).status == 200
+
+
+async def test_a_stream_that_goes_on_well_closes_the_circuit_before_it_ends() -> None:
+    async with stack(primaries=1) as (gateway, (backend,)):
+        breaker = gateway.gateway.runtime.endpoints["b0"].breaker
+        breaker.trip(monotonic())
+        breaker.end_open_time(monotonic())
+        backend.per_token = 0.1
+        stream = asyncio.create_task(gateway.chat(stream=True, max_tokens=100))
+        while breaker.state(monotonic()) is not State.CLOSED:
+            assert not stream.done()
+            await asyncio.sleep(0.02)
+        backend.per_token = 0.0
+        assert (await gateway.chat()).status == 200
+        assert not stream.done()
+        stream.cancel()
+
+
+async def test_a_stream_that_stalls_on_trial_does_not_close_the_circuit() -> None:
+    policy = POLICY.replace("idle: 300ms", "idle: 3s").replace("open_for: 200ms", "open_for: 30s")
+    async with stack(primaries=1, policy=policy) as (gateway, (backend,)):
+        breaker = gateway.gateway.runtime.endpoints["b0"].breaker
+        breaker.trip(monotonic())
+        breaker.end_open_time(monotonic())
+        backend.inject(fault("stall", after=3))
+        answer = await gateway.chat(stream=True)
+        assert answer.error["error_type"] in ("generation_failed", "inference_timeout")
+        assert breaker.state(monotonic()) is State.OPEN
 
 
 async def test_an_endpoint_whose_circuit_has_closed_comes_back_gradually() -> None:

@@ -253,6 +253,21 @@ def test_probes_that_are_still_too_slow_open_it_again(times: tuple[float, float]
     assert circuit.state(110.0) is state
 
 
+def test_only_the_permits_of_a_trial_are_awaited() -> None:
+    circuit = breaker()
+    permit = circuit.acquire(0.0)
+    assert permit is not None
+    assert not circuit.awaits(permit)
+    half_open = opened(100.0)
+    trial = half_open.acquire(110.0)
+    assert trial is not None
+    assert half_open.awaits(trial)
+    half_open.record(trial, OK, 0.1, 111.0)
+    assert not half_open.awaits(trial)
+    half_open.record(trial, BAD, 0.1, 150.0)  # its real end, when it has been judged already
+    assert half_open.state(150.0) is State.HALF_OPEN
+
+
 # -- early tries -------------------------------------------------------------------------------------------------------
 
 
