@@ -253,7 +253,7 @@ async def test_a_stream_that_goes_on_well_closes_the_circuit_before_it_ends() ->
 
 
 async def test_a_stream_that_stalls_on_trial_does_not_close_the_circuit() -> None:
-    policy = POLICY.replace("idle: 300ms", "idle: 3s").replace("open_for: 200ms", "open_for: 30s")
+    policy = POLICY.replace("idle: 300ms", "idle: 1500ms").replace("open_for: 200ms", "open_for: 30s")
     async with stack(primaries=1, policy=policy) as (gateway, (backend,)):
         breaker = gateway.gateway.runtime.endpoints["b0"].breaker
         breaker.trip(monotonic())
