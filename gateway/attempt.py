@@ -28,6 +28,7 @@ from gateway.upstream.pool import PoolExhaustedError
 from policies.outcome import ErrorKind, Failure
 
 if TYPE_CHECKING:
+    from gateway.context import AttemptRecord
     from gateway.runtime import Candidate
     from policies.breaker import Permit
 
@@ -60,7 +61,7 @@ class Attempt:
     """A sink for one exchange. `settled` is called once, when `failure` or `kind` is known.
 
     `held` are bytes that came and belong to the client. After a settled stream, `hand_over` gives the exchange to a
-    relay, with whatever happened in between.
+    relay, with whatever happened in between. `record` is what operators see of it.
     """
 
     __slots__ = (
@@ -84,6 +85,7 @@ class Attempt:
         "kind",
         "path",
         "permit",
+        "record",
         "settled_at",
         "shape",
         "started",
@@ -107,6 +109,7 @@ class Attempt:
         self.shape: StreamShape = shape_for(path)
         self.body = body
         self.permit = permit
+        self.record: AttemptRecord = None  # type: ignore[assignment]  # set by the record itself
         self.started = 0.0
         self.settled_at = 0.0
         self.failure: Failure | None = None

@@ -154,7 +154,7 @@ class Attempts:
         failure = attempt.failure
         if failure is None or not self._shrinks or failure.elsewhere not in _ABOUT_THE_REQUEST:
             return
-        if self._ctx.record_of(attempt).warning is not None:
+        if attempt.record.warning is not None:
             attempt.failure = replace(self._shrinks[-1][1], evidence=failure.evidence, blame=Blame.NONE)
 
     async def wait(self, choice: Choice[Candidate]) -> bool:
@@ -198,7 +198,7 @@ class Attempts:
         if asked.failure.elsewhere is not Elsewhere.YES:
             # It was Seawall that worded this request: what is wrong with it is not the client's doing.
             asked.failure = Failure(ErrorKind.GENERATION_FAILED, asked.failure.evidence, blame=Blame.NONE)
-            ctx.record_of(asked).failure = asked.failure
+            asked.record.failure = asked.failure
         self.plan.failed(choice.target, asked.failure, monotonic())
         return None
 
@@ -291,14 +291,14 @@ class Attempts:
         """The client's answer is that of this attempt."""
         if self._race.running:
             self._beaten()
-        self._ctx.warning = self._ctx.record_of(attempt).warning
+        self._ctx.warning = attempt.record.warning
         if attempt.candidate.fallback:
             self._services.metrics.attempts(self._route.name, attempt.endpoint.name).fallbacks += 1
 
     def _judged(self, attempt: Attempt) -> None:
         """Books a settled attempt. A stream that has begun is booked when it ends."""
         ctx, failure = self._ctx, attempt.failure
-        record = ctx.record_of(attempt)
+        record = attempt.record
         record.failure = failure
         seconds = self._timed(record, attempt)
         tokens = 0
@@ -325,7 +325,7 @@ class Attempts:
                 continue
             attempt.cancel()
             attempt.settled_at = now
-            record = self._ctx.record_of(attempt)
+            record = attempt.record
             record.beaten = True
             seconds = self._timed(record, attempt)
             attempt.endpoint.end(attempt.permit, Failure(ErrorKind.CLIENT_DISCONNECTED), seconds, now)
@@ -384,7 +384,7 @@ def book(services: Services, ctx: RequestContext, attempt: Attempt, failure: Fai
     streamed = attempt.kind is STREAM
     endpoint.end(attempt.permit, failure, attempt.settled_at - attempt.started, now, streamed=streamed)
     services.metrics.attempts(route, endpoint.name).judged(failure.kind if failure is not None else None)
-    ctx.record_of(attempt).tokens = tokens
+    attempt.record.tokens = tokens
     if failure is not None:
         begun = "interrupted" if attempt.failure is None else "failed"
         cause = _CAUSES.get(failure.kind, begun)

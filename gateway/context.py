@@ -61,6 +61,7 @@ class AttemptRecord:
         self.why = why
         self.started = started
         self.attempt: Attempt | None = attempt
+        attempt.record = self
         self.fallback = attempt.candidate.fallback
         self.ms = 0.0
         self.failure: Failure | None = None
@@ -252,13 +253,6 @@ class RequestContext:
             self.backend_until = until
 
     # -- attempts ------------------------------------------------------------------------------------------------------
-
-    def record_of(self, attempt: Attempt) -> AttemptRecord:
-        """The record of an attempt of this request."""
-        last = self.attempts[-1]
-        if last.attempt is attempt:
-            return last
-        return next(record for record in reversed(self.attempts) if record.attempt is attempt)
 
     def total_failure(self, now: float) -> GatewayError:
         """What the failed attempts come to, or the client's own deadline where that has ended them.

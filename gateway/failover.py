@@ -77,7 +77,7 @@ class Failover:
             beat.stop()
             self._attempts.abandon()
             self._numbers.resumes[outcome] += 1
-            record = self._ctx.record_of(broken)
+            record = broken.record
             if outcome == Way.TOKENS:
                 record.continued = True
             else:

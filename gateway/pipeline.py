@@ -254,7 +254,7 @@ class Pipeline:
             failure = await self._pass_on(ctx, route, attempt, relay)
             if failure is None:
                 return attempt, None
-            ctx.record_of(attempt).failure = failure
+            attempt.record.failure = failure
             further = await failover.go_on(attempt, passage, failure)
             if further is None:
                 return attempt, failure
@@ -343,7 +343,7 @@ class Pipeline:
 
     def _break_off(self, ctx: RequestContext, attempt: Attempt, failure: Failure) -> None:
         """A begun answer broke."""
-        ctx.record_of(attempt).failure = failure
+        attempt.record.failure = failure
         self._refuse(ctx, ctx.total_failure(monotonic()))
 
     def _cut_off(self, ctx: RequestContext) -> None:

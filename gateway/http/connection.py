@@ -292,23 +292,22 @@ class ClientConnection(asyncio.Protocol):
     def on_body(self, body: bytes) -> None:
         if self._refused:
             return
-        size = len(body)
-        self._body_size += size
-        if self._body_size > self._server.limits.max_body:
-            self._body_size -= size
+        before = self._body_size
+        size = before + len(body)
+        if size > self._server.limits.max_body:
             self._refuse_body_too_large()
             return
-        if not self._server.reserve(size):
-            self._body_size -= size
+        if not self._server.reserve(len(body)):
             self._refuse(ErrorKind.MODEL_OVERLOADED, NO_ROOM)
             return
+        self._body_size = size
         self._chunks.append(body)
-        if self._body_size > STRANGERS_BODY >= self._body_size - size and not self._server.known(self._request):
+        if size > STRANGERS_BODY >= before and not self._server.known(self._request):
             self._refuse(ErrorKind.AUTHENTICATION_FAILED, "")
             return
-        request, patience = self._request, self._server.limits.body_timeout
-        if request is not None and self._body_size != self._length:  # there is more to come
-            slowest = request.received_at + patience + self._body_size / MIN_BODY_RATE
+        if size != self._length and (request := self._request) is not None:  # there is more to come
+            patience = self._server.limits.body_timeout
+            slowest = request.received_at + patience + size / MIN_BODY_RATE
             self.deadline = min(monotonic() + patience, slowest)
 
     def on_message_complete(self) -> None:
@@ -407,9 +406,8 @@ class ClientConnection(asyncio.Protocol):
         self.bytes_out = len(body)
         sent = b"" if self._active.method == "HEAD" else body
         lines = status_line(status) + headers + self._connection_header()
-        head = (
-            b"%b\r\n" % lines if status == 204 else b"%bcontent-length: %d\r\n\r\n" % (lines, len(body))
-        )  # RFC 9110, 8.6
+        no_length = status == 204  # RFC 9110, 8.6
+        head = lines + b"\r\n" if no_length else b"%bcontent-length: %d\r\n\r\n" % (lines, len(body))
         write_whole(self._transport, head, sent)
         self._finish()
 

@@ -29,14 +29,15 @@ class RepeatedHead(Generic[H]):
 
     def find(self, data: bytes) -> tuple[int, int] | None:
         """(length of the body, length of the head) where `data` begins with this head, whole; else None."""
-        if not data.startswith(self._before):
-            return None
         at = len(self._before)
+        if data[:at] != self._before:  # twice as fast as `startswith`
+            return None
         end = data.find(b"\r", at, at + _DIGITS + 1)
         digits = data[at:end]
-        if end < 0 or not digits.isdigit() or not data.startswith(self._after, end):
+        size = end + len(self._after)
+        if end < 0 or not digits.isdigit() or data[end:size] != self._after:
             return None
-        return int(digits), end + len(self._after)
+        return int(digits), size
 
 
 def repeated(head: H, first: bytes, lines: Sequence[tuple[bytes, bytes]], data: bytes) -> RepeatedHead[H] | None:

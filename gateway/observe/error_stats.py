@@ -62,7 +62,8 @@ class _Hour:
         self._counts = [0] * _HOUR
 
     def add(self, now: float) -> None:
-        self._advance(now)
+        if int(now // _SLOT) + self._ahead != self._slot:
+            self._advance(now)
         self._counts[self._slot % _HOUR] += 1
 
     def last(self, slots: int, now: float) -> int:
