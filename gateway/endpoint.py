@@ -356,8 +356,14 @@ class Endpoint:
         self.progress.window = max(timeout.first_token, _LEAST_PROGRESS)
 
     def take_over(self, before: Endpoint, now: float) -> None:
-        """Keeps what operators said of the endpoint that had this name in the configuration before."""
-        if before.breaker.forced:
+        """Keeps what operators said of the endpoint that had this name in the configuration before; and what is known
+        of its server, if that is the same: how it is to be treated changes nothing about how it is."""
+        if before.config.url == self.config.url:
+            self.breaker.restore(before.breaker.export(now), now)
+            self.vitality = before.vitality
+            self.quickest = before.quickest
+            self.away_until = before.away_until
+        elif before.breaker.forced:
             self.breaker.force_open(now)
         if before.service is not Service.ACTIVE:
             self.set_service(before.service, now)

@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import pytest
@@ -152,6 +153,23 @@ async def test_what_operators_said_survives_a_reload_that_changes_the_backend(tm
             assert gateway.gateway.runtime.endpoints["b0"] is not old["b0"]
             assert (await backend(gateway, "b0"))["service"] == "draining"
             assert (await backend(gateway, "b1"))["breaker"]["forced"] is True
+
+
+@pytest.mark.parametrize("elsewhere", [False, True])
+async def test_an_open_circuit_survives_a_reload_unless_it_puts_another_server_there(
+    elsewhere: bool, tmp_path: Path
+) -> None:
+    async with FaultBackend() as one, FaultBackend() as two:
+        path = tmp_path / "gateway.yaml"
+        path.write_text(config(one, server="watch: false"))
+        async with running_gateway(config(one, server="watch: false"), path) as gateway:
+            gateway.gateway.runtime.endpoints["b0"].breaker.trip(monotonic())
+            changed = config(two if elsewhere else one, server="watch: false")
+            path.write_text(changed.replace("kind: vllm", "kind: vllm, weight: 2"))
+            assert gateway.gateway.reload() is True
+            endpoint = gateway.gateway.runtime.endpoints["b0"]
+            assert endpoint.config.weight == 2
+            assert endpoint.breaker.allows(monotonic()) is elsewhere
 
 
 async def test_a_reload_is_shown_before_it_is_made_and_only_what_was_shown_is_taken(tmp_path: Path) -> None:
