@@ -3,7 +3,8 @@
 Real connections' objects over transports that only pass bytes on within the process. A figure that a busy machine
 disturbs little (the least of many short batches), for judging one change at a time: `python -m benchmarks.path`;
 with `--profile` by function, with `--stream` per frame of a stream, with `--resume` of one that could go on at a second
-endpoint, so that its frames are kept and their token ids taken out. With `--instructions`, figures that a busy machine
+endpoint, so that its frames are kept and their token ids taken out; with `--backends` of one tier, each with one more
+connection and `--busy` requests under way. With `--instructions`, figures that a busy machine
 does not disturb at all: the processor's instructions (as valgrind counts them, in two minutes) and the calls of
 functions, for each request or frame.
 """
@@ -19,6 +20,7 @@ import re
 import subprocess
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 from time import process_time
 from typing import Any, TextIO
@@ -34,9 +36,10 @@ from gateway.upstream.connection import UpstreamConnection
 
 _CONFIG = """\
 server: {listen: 127.0.0.1:0}
-backends: {mock: {url: "http://127.0.0.1:1", kind: vllm}, other: {url: "http://127.0.0.1:1", kind: vllm}}
+backends: {%s}
 routes: [{model: bench, backends: [%s]}]
 """
+_BACKEND = '%s: {url: "http://127.0.0.1:1", kind: vllm}'
 _BATCH = 500
 _FRAMES = 200
 #: Runs whose difference is what the batches take that one has more.
@@ -81,10 +84,10 @@ class Way:
         self._done: asyncio.Future[None] = self._loop.create_future()
         self._client = ClientConnection(gateway.server)
         self._client.connection_made(_Transport(self._loop, self._answered))
-        pool = gateway.runtime.endpoints["mock"].pool
-        self._upstream = UpstreamConnection(pool)
-        self._upstream.connection_made(_Transport(self._loop, self._backend))
-        pool.give_back(self._upstream)
+        for endpoint in gateway.runtime.endpoints.values():
+            upstream = UpstreamConnection(endpoint.pool)
+            upstream.connection_made(_Transport(self._loop, partial(self._backend, upstream)))
+            endpoint.pool.give_back(upstream)
 
     async def batch(self) -> float:
         """CPU seconds of a batch."""
@@ -95,11 +98,11 @@ class Way:
         await self._done
         return process_time() - began
 
-    def _backend(self, data: bytes) -> None:
+    def _backend(self, upstream: UpstreamConnection, data: bytes) -> None:
         if not self._stream:
-            self._upstream.data_received(mock.UNARY)
+            upstream.data_received(mock.UNARY)
             return
-        receive, soon = self._upstream.data_received, self._loop.call_soon
+        receive, soon = upstream.data_received, self._loop.call_soon
         receive(mock.STREAM_HEAD + mock.FIRST)
         for _ in range(_FRAMES):
             soon(receive, self._frame)
@@ -117,13 +120,16 @@ class Way:
 
 async def _main(options: argparse.Namespace, told: TextIO) -> None:
     with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
-        file.write(_CONFIG % ("mock, other" if options.resume else "mock"))
+        names = [f"mock-{number}" for number in range(2 if options.resume else options.backends)]
+        file.write(_CONFIG % (", ".join(_BACKEND % name for name in names), ", ".join(names)))
         file.flush()
         gateway = Gateway(load_config(Path(file.name)))
     if options.resume:
-        gateway.runtime.endpoints["other"].in_service = False
+        gateway.runtime.endpoints["mock-1"].in_service = False
     frame = mock.FRAME_WITH_IDS if options.resume else mock.FRAME
     path = Way(gateway, request(frames=_FRAMES if options.stream else 0, headers=options.header), options.stream, frame)
+    for endpoint in gateway.runtime.endpoints.values():
+        endpoint.in_flight += options.busy
     await path.batch()
     profile = cProfile.Profile() if options.profile else None
     if profile is not None:
@@ -169,6 +175,8 @@ def main() -> None:
     parser.add_argument("--profile", action="store_true")
     parser.add_argument("--instructions", action="store_true")
     parser.add_argument("--batches", type=int, default=60)
+    parser.add_argument("--backends", type=int, default=1)
+    parser.add_argument("--busy", type=int, default=0, help="requests that each backend has under way all the time")
     parser.add_argument("--header", action="append", default=[])
     options = parser.parse_args()
     each = _FRAMES if options.stream else _BATCH

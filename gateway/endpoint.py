@@ -6,6 +6,7 @@ import random
 from collections import deque
 from collections.abc import Callable
 from enum import StrEnum
+from math import inf
 from time import monotonic
 from typing import Any
 from urllib.parse import urlsplit
@@ -227,6 +228,26 @@ class Endpoint:
         The cache tells of other gateways' requests too. It counts for one at most: what is scraped is seconds old.
         """
         return (self.in_flight + self.waiting + self.kv_cache) / self.weight
+
+    def burden(self, now: float) -> float:
+        """Its `load` where nothing else speaks against it, infinity where something does.
+
+        One question instead of several, and nothing called that need not be: up to sixteen are asked for one request.
+        """
+        in_flight = self.in_flight
+        if (
+            self.in_service
+            and in_flight < self.limiter.limit
+            and in_flight < self._most
+            and self.away_until <= now
+            and not self.strained
+            and not self.vitality.doubtful
+            and (self.breaker.closed or self.breaker.allows(now))
+        ):
+            if self._returning:
+                self._return(now)
+            return (in_flight + self.waiting + self.kv_cache) / self.weight
+        return inf
 
     def retry_after(self, now: float) -> float | None:
         """Seconds until it may be asked again; None when nothing says."""

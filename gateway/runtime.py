@@ -6,6 +6,7 @@ import random
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import inf
 from time import monotonic
 from types import MappingProxyType
 
@@ -36,17 +37,17 @@ from policies.retry import Backoff, BackoffSettings
 #: request costs does not grow with the tier. Envoy's least request draws two; the more, the nearer to the least of all.
 MANY = 16
 FEW = 8
-_BY_CHANCE = frozenset({"random", "p2c", "least_load"})
 _IMAGE_KINDS = frozenset({"diffusers"})
 
 
 class Candidate:
     """An endpoint in a route's tier, and the model name to send it (None: the client's own)."""
 
-    __slots__ = ("_told", "endpoint", "fallback", "lines", "model")
+    __slots__ = ("_told", "burden", "endpoint", "fallback", "lines", "model")
 
     def __init__(self, endpoint: Endpoint, model: str | None, *, fallback: bool) -> None:
         self.endpoint = endpoint
+        self.burden = endpoint.burden  # without a call in between: several are asked for each request
         self.model = model
         self.fallback = fallback
         self._told = ("", b"")  # the last name that a client asked by, and the lines that say it
@@ -120,7 +121,9 @@ class Route:
     """One compiled route."""
 
     __slots__ = (
+        "_alike",
         "_backoff",
+        "_heaviest",
         "_random",
         "_rules",
         "balance",
@@ -171,6 +174,8 @@ class Route:
         self._random = rng
         self.budget = RetryBudget(BudgetSettings(**policy.retry.budget.model_dump()))
         members = [candidate.endpoint for tier in self.tiers for candidate in tier]
+        self._heaviest = max([float(endpoint.config.weight) for endpoint in members], default=1.0)
+        self._alike = all(len({candidate.endpoint.config.weight for candidate in tier}) <= 1 for tier in self.tiers)
         admission = AdmissionSettings(**policy.admission.model_dump())
         self.room = WaitingRoom(admission, members)
         self.hedge = _hedge(policy)
@@ -194,8 +199,6 @@ class Route:
 
     def _plan_rules(self) -> PlanRules[Candidate]:
         policy = self.policy
-        alike = all(len({candidate.endpoint.config.weight for candidate in tier}) == 1 for tier in self.tiers if tier)
-        large = any(len(tier) > MANY for tier in self.tiers)
         return PlanRules(
             self.tiers,
             max_attempts=policy.retry.attempts,
@@ -206,7 +209,7 @@ class Route:
             pick=self._pick,
             ejected=self._ejected,
             charge=self.budget.withdraw,
-            draw=self._few if large and alike and policy.balance in _BY_CHANCE else None,
+            glance=self._glance,
         )
 
     @property
@@ -240,10 +243,13 @@ class Route:
     def _wait(self, number: int) -> float:
         return self._backoff.delay(number, self._random.random)
 
-    def _few(self, tier: Sequence[Candidate]) -> Sequence[Candidate]:
-        """Some of a large tier, drawn at random."""
-        count, draw = len(tier), self._random.random
-        return tier if count <= MANY else [tier[int(draw() * count)] for _ in range(FEW)]
+    def _glance(self, tier: Sequence[Candidate], now: float) -> Candidate | None:
+        """An endpoint with nothing against it for a first attempt, chosen by looking at few; None when it saw none."""
+        count = len(tier)
+        if count <= 1:
+            return tier[0] if count and tier[0].burden(now) < inf else None
+        few = FEW if self._alike and count > MANY else count
+        return self.balancer.glance(tier, now, self._random, self._heaviest, few)
 
     def _pick(self, candidates: Sequence[Candidate], now: float, key: bytes | None) -> Candidate:
         return candidates[0] if len(candidates) == 1 else self.balancer.pick(candidates, now, self._random, key)

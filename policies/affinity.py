@@ -56,6 +56,9 @@ class ConsistentHash:
                 best, highest = candidate, score
         return best
 
+    def glance(self, tier: Sequence[B], now: float, rng: random.Random, heaviest: float, few: int) -> B | None:
+        return self._otherwise.glance(tier, now, rng, heaviest, few)
+
     def _point(self, name: str, hashed: int) -> float:
         """A number in (0, 1), fixed for a name and a key."""
         seed = self._seeds.get(name)

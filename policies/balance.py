@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
+from math import inf
 from typing import Protocol, TypeVar
 
 from policies.affinity import ConsistentHash
@@ -26,6 +27,9 @@ class Balanced(Protocol):
     def load(self, now: float) -> float:
         """Requests under way per unit of weight, and what else is known of its load."""
 
+    def burden(self, now: float) -> float:
+        """Its load, or infinity where it cannot be asked now or others are to be asked first."""
+
 
 B = TypeVar("B", bound=Balanced)
 
@@ -37,6 +41,13 @@ class Balancer(Protocol):
         """One of the candidates, of which there is at least one.
 
         `key` is what requests have in common that should meet the same endpoint; only affinity heeds it.
+        """
+
+    def glance(self, tier: Sequence[B], now: float, rng: random.Random, heaviest: float, few: int) -> B | None:
+        """One of a tier, of which some may have an infinite burden, as `pick` would give it of the others.
+
+        What it costs does not grow with the tier beyond `few`, of which each may be drawn as well as any other; None
+        when that cannot be had so, or each that it saw was burdened too much. `heaviest` is no less than any weight.
         """
 
 
@@ -55,7 +66,7 @@ class RoundRobin:
         if len(current) > 4 * len(candidates) + 64:  # endpoints that are long gone
             self._current = current = {c: current[c] for c in candidates if c in current}
         total = 0.0
-        best, highest = candidates[0], float("-inf")
+        best, highest = candidates[0], -inf
         for candidate in candidates:
             weight = candidate.weight
             total += weight
@@ -65,6 +76,9 @@ class RoundRobin:
         current[best] = highest - total
         return best
 
+    def glance(self, tier: Sequence[B], now: float, rng: random.Random, heaviest: float, few: int) -> B | None:
+        return None  # whose turn it is depends on all that can be asked
+
 
 class Random:
     """By weight alone."""
@@ -73,6 +87,10 @@ class Random:
 
     def pick(self, candidates: Sequence[B], now: float, rng: random.Random, key: bytes | None = None) -> B:
         return candidates[0] if len(candidates) == 1 else _drawn(candidates, rng)
+
+    def glance(self, tier: Sequence[B], now: float, rng: random.Random, heaviest: float, few: int) -> B | None:
+        one = tier[int(rng.random() * len(tier))]
+        return one if one.burden(now) < inf and rng.random() * heaviest < one.weight else None
 
 
 class PowerOfTwo:
@@ -85,19 +103,15 @@ class PowerOfTwo:
     __slots__ = ()
 
     def pick(self, candidates: Sequence[B], now: float, rng: random.Random, key: bytes | None = None) -> B:
-        count = len(candidates)
-        if count == 1:
+        if len(candidates) == 1:
             return candidates[0]
-        first = int(rng.random() * count)
-        second = int(rng.random() * (count - 1))
-        if second >= first:
-            second += 1
-        one, other = candidates[first], candidates[second]
-        loads = one.load(now), other.load(now)
-        if loads[0] == loads[1]:
-            # Drawn evenly, so weight has to count here or idle endpoints would share alike.
-            return one if rng.random() * (one.weight + other.weight) < one.weight else other
-        return one if loads[0] < loads[1] else other
+        pair = _pair(candidates, rng)
+        return _least(pair, [candidate.load(now) for candidate in pair], rng)
+
+    def glance(self, tier: Sequence[B], now: float, rng: random.Random, heaviest: float, few: int) -> B | None:
+        pair = _pair(tier, rng)
+        burdens = [candidate.burden(now) for candidate in pair]
+        return _least(pair, burdens, rng, heaviest) if min(burdens) < inf else None
 
 
 class LeastLoad:
@@ -106,19 +120,16 @@ class LeastLoad:
     __slots__ = ()
 
     def pick(self, candidates: Sequence[B], now: float, rng: random.Random, key: bytes | None = None) -> B:
-        best = candidates[0]
-        if len(candidates) == 1:
-            return best
-        lowest, tied = float("inf"), 0.0
-        for candidate in candidates:
-            load = candidate.load(now)
-            if load < lowest:
-                best, lowest, tied = candidate, load, candidate.weight
-            elif load == lowest:
-                tied += candidate.weight
-                if rng.random() * tied < candidate.weight:
-                    best = candidate
-        return best
+        return _least(candidates, [candidate.load(now) for candidate in candidates], rng)
+
+    def glance(self, tier: Sequence[B], now: float, rng: random.Random, heaviest: float, few: int) -> B | None:
+        count = len(tier)
+        one = tier[int(rng.random() * count)]
+        if one.burden(now) == 0.0 and rng.random() * heaviest < one.weight:
+            return one  # none can have less, and of those that have none each is as likely as its weight says
+        looked_at = tier if few >= count else [one, *[tier[int(rng.random() * count)] for _ in range(few - 1)]]
+        burdens = [candidate.burden(now) for candidate in looked_at]
+        return _least(looked_at, burdens, rng, heaviest) if min(burdens) < inf else None
 
 
 def make_balancer(name: str) -> Balancer:
@@ -134,6 +145,25 @@ _BALANCERS: dict[str, Callable[[], Balancer]] = {
     "prefix": lambda: ConsistentHash(LeastLoad()),
     "session": lambda: ConsistentHash(LeastLoad()),
 }
+
+
+def _pair(candidates: Sequence[B], rng: random.Random) -> tuple[B, B]:
+    """Two different ones of several, each as likely as any other."""
+    first = int(rng.random() * len(candidates))
+    second = int(rng.random() * (len(candidates) - 1))
+    return candidates[first], candidates[second + (second >= first)]
+
+
+def _least(candidates: Sequence[B], loads: list[float], rng: random.Random, heaviest: float = inf) -> B:
+    """The one with the least of these loads; of several, one by weight. No weight is more than `heaviest`."""
+    lowest = min(loads)
+    at, tied = loads.index(lowest), loads.count(lowest)
+    if tied > 1:
+        for _ in range(int(rng.random() * tied)):
+            at = loads.index(lowest, at + 1)
+        if not rng.random() * heaviest < candidates[at].weight:  # drawn evenly, taken by weight; else drawn by weight
+            return _drawn([candidate for candidate, load in zip(candidates, loads, strict=True) if load == lowest], rng)
+    return candidates[at]
 
 
 def _drawn(candidates: Sequence[B], rng: random.Random) -> B:

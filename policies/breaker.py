@@ -121,6 +121,7 @@ class CircuitBreaker:
         "_state",
         "_streak",
         "_window",
+        "closed",
         "closed_at",
         "settings",
     )
@@ -141,6 +142,8 @@ class CircuitBreaker:
         self._window = OutcomeWindow(settings.window)
         self._slow_over = settings.slow_call.over if settings.slow_call is not None else inf
         self._state: State = _CLOSED
+        self.closed = True
+        """Whether it is: a plain attribute, as several endpoints are asked for each request."""
         self.closed_at = -inf
         """When it last closed; minus infinity if it never was open."""
         self._serial = 1  # of the last permit
@@ -390,6 +393,7 @@ class CircuitBreaker:
 
     def _enter(self, state: State) -> None:
         old, self._state = self._state, state
+        self.closed = state is _CLOSED
         self._good = self._slow_probes = 0
         if old is not state and self._on_change is not None:
             self._on_change(state)

@@ -96,8 +96,9 @@ class PlanRules(Generic[T]):
 
     `backoff(n)` is the wait in seconds before the n-th return to a tried endpoint (from 1); `withdraw(now)` takes one
     retry from the budget; `pick` is the balancer; `ejected(tier, now)` are endpoints with an open circuit that may be
-    tried all the same; `charge(now)` takes from the budget what can't be refused; `draw(tier)`, where tiers are large,
-    gives the few endpoints that the first attempt of a request without a key looks at.
+    tried all the same; `charge(now)` takes from the budget what can't be refused; `glance(tier, now)` gives the
+    first attempt of a request without a key an endpoint that may be asked and is not avoided, without asking all of the
+    tier; None when it found none.
     """
 
     tiers: Sequence[Sequence[T]]
@@ -109,7 +110,7 @@ class PlanRules(Generic[T]):
     max_resumes: int = 0
     ejected: Callable[[Sequence[T], float], Sequence[T]] = lambda tier, now: ()
     charge: Callable[[float], object] = lambda now: None
-    draw: Callable[[Sequence[T]], Sequence[T]] | None = None
+    glance: Callable[[Sequence[T], float], T | None] = lambda tier, now: None
 
 
 class AttemptPlan(Generic[T]):
@@ -385,10 +386,10 @@ class AttemptPlan(Generic[T]):
 
     def _within(self, tier: int, now: float) -> Choice[T] | None:
         targets = self._tiers[tier]
-        if self._rules.draw is not None and self._key is None and not self._asked and self._last is None:
-            choice = self._among(self._rules.draw(targets), tier, now)
-            if choice is not None and not choice.target.avoided():
-                return choice
+        if self._key is None and not self._asked and self._last is None:  # as nearly every request has it
+            target = self._rules.glance(targets, now)
+            if target is not None and self._in_time([target], now):
+                return Choice(target, 0.0, "primary" if tier == 0 else "fallback")
         return self._among(targets, tier, now)
 
     def _among(self, of_tier: Sequence[T], tier: int, now: float) -> Choice[T] | None:

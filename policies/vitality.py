@@ -10,19 +10,24 @@ from math import inf
 
 
 class Vitality:
-    """What is known of one endpoint. Times are monotonic seconds."""
+    """What is known of one endpoint. Times are monotonic seconds.
 
-    __slots__ = ("_answered_at", "_missed_at", "_seen_at")
+    `doubtful`: the last that was heard is that it could not be reached.
+    """
+
+    __slots__ = ("_answered_at", "_missed_at", "_seen_at", "doubtful")
 
     def __init__(self) -> None:
         self._answered_at = -inf
         self._missed_at = -inf
         self._seen_at = -inf
+        self.doubtful = False
 
     def seen(self, now: float) -> None:
         """It answered a check."""
         if now > self._seen_at:
             self._seen_at = now
+            self.doubtful = self._missed_at > now
 
     def answered(self, now: float) -> None:
         """It has begun a good answer to a request, which says of its engine what a check does not."""
@@ -32,11 +37,7 @@ class Vitality:
     def missed(self, now: float) -> None:
         """It could not be reached."""
         self._missed_at = now
-
-    @property
-    def doubtful(self) -> bool:
-        """Whether the last that was heard is that it could not be reached."""
-        return self._missed_at > self._seen_at
+        self.doubtful = now > self._seen_at
 
     @property
     def unheard(self) -> bool:

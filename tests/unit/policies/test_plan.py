@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import pytest
 from hypothesis import given
@@ -91,7 +90,7 @@ def plan(
     budget: Budget | None = None,
     deadline: float = 100.0,
     ejected: Sequence[Place] = (),
-    draw: Callable[[Sequence[Place]], Sequence[Place]] | None = None,
+    glance: Callable[[Sequence[Place], float], Place | None] = lambda tier, now: None,
     charge: Callable[[float], object] = lambda now: None,
 ) -> AttemptPlan[Place]:
     rules = PlanRules(
@@ -103,7 +102,7 @@ def plan(
         withdraw=(budget or Budget()).withdraw,
         pick=lambda places, now, key: places[0],
         ejected=lambda tier, now: [place for place in tier if place in ejected],
-        draw=draw,
+        glance=glance,
         charge=charge,
     )
     return AttemptPlan(rules, deadline)
@@ -639,29 +638,36 @@ def test_an_attempt_that_was_never_made_is_not_counted() -> None:
     assert chosen_at(p, 0.0) is None
 
 
-def drawing(tier: Sequence[Place]) -> Sequence[Place]:
-    """The last two: nobody else would choose them."""
-    return tier[-2:]
+def last(tier: Sequence[Place], now: float) -> Place | None:
+    """The last one, if it is all right: nobody else would choose it."""
+    return tier[-1] if tier[-1].usable(now) and not tier[-1].avoided() else None
 
 
-def test_of_a_large_tier_a_first_attempt_looks_only_at_those_drawn() -> None:
+def test_a_first_attempt_goes_to_what_the_glance_found() -> None:
     tier = [Place(f"{number}") for number in range(20)]
-    choice = plan([tier], draw=drawing).next(0.0)
+    choice = plan([tier], glance=last).next(0.0)
     assert choice is not None
-    assert choice.target is tier[18]
+    assert (choice.target, choice.delay, choice.why) == (tier[19], 0.0, "primary")
 
 
-@pytest.mark.parametrize("trouble", [{"open": False}, {"full": True}, {"away": 9.0}, {"missed": True}])
-def test_where_those_drawn_are_no_good_all_others_are_looked_at(trouble: dict[str, Any]) -> None:
-    tier = [*(Place(f"{number}") for number in range(18)), Place("bad", **trouble), Place("worse", **trouble)]
-    choice = plan([tier], draw=drawing).next(0.0)
-    assert choice is not None
-    assert (choice.target, choice.delay, choice.why) == (tier[0], 0.0, "primary")
+def test_where_the_glance_finds_none_every_endpoint_is_looked_at() -> None:
+    tier = [*(Place(f"{number}") for number in range(19)), Place("bad", open=False)]
+    assert chosen_at(plan([tier], glance=last), 0.0) == (tier[0], "primary")
+
+
+def test_what_the_glance_found_is_not_asked_when_it_cannot_answer_in_time() -> None:
+    tier = [Place("a"), Place("slow", quickest=50.0)]
+    assert chosen_at(plan([tier], glance=last, deadline=20.0), 0.0) == (tier[0], "primary")
+
+
+def test_a_glance_at_the_next_tier_finds_a_fallback() -> None:
+    out, spare = Place("out", open=False), Place("spare")
+    assert chosen_at(plan([[out], [Place("other"), spare]], glance=last), 0.0) == (spare, "fallback")
 
 
 def test_after_a_failure_every_endpoint_of_a_large_tier_is_looked_at() -> None:
     tier = [Place(f"{number}") for number in range(20)]
-    way = plan([tier], draw=drawing)
+    way = plan([tier], glance=last)
     first = way.next(0.0)
     assert first is not None
     way.failed(first.target, Failure(ErrorKind.BACKEND_UNREACHABLE), 0.0)
