@@ -21,7 +21,9 @@ from gateway.http.rules import NO_ROOM
 from gateway.identity import correlation_id, new_correlation_id, new_traceparent
 from gateway.local import models_answer
 from gateway.reduction import reduction
-from gateway.relay.stream import RawRelay, Relay, StreamRelay, StreamTimeouts
+from gateway.relay.raw import RawRelay
+from gateway.relay.stream import StreamRelay
+from gateway.relay.timeouts import StreamTimeouts
 from gateway.runtime import Route, Runtime
 from gateway.services import Services
 from gateway.stale import REPLACED, KeptAnswer, StaleAnswers, stale_key
@@ -260,7 +262,9 @@ class Pipeline:
                 return attempt, failure
             attempt, passage = further
 
-    async def _pass_on(self, ctx: RequestContext, route: Route, attempt: Attempt, relay: Relay) -> Failure | None:
+    async def _pass_on(
+        self, ctx: RequestContext, route: Route, attempt: Attempt, relay: StreamRelay | RawRelay
+    ) -> Failure | None:
         """Passes one attempt's answer on to its end, and books it."""
         try:
             relay.begin()
