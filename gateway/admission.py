@@ -19,7 +19,8 @@ from gateway.loading import down, given_up
 from gateway.observe.metrics import RouteMetrics
 from policies.admission import HIGHEST_PRIORITY, AdmissionQueue, AdmissionSettings, Waiting
 from policies.outcome import ErrorKind
-from policies.plan import AttemptPlan, Choice
+from policies.plan import AttemptPlan
+from policies.target import Choice
 
 if TYPE_CHECKING:
     from gateway.context import RequestContext

@@ -21,7 +21,8 @@ from gateway.runtime import Candidate, Route
 from gateway.services import Services
 from gateway.upstream.request import request_head
 from policies.outcome import Blame, Elsewhere, ErrorKind, Failure
-from policies.plan import HEDGE, LAST_RESORT, SHRUNK, AttemptPlan, Choice
+from policies.plan import AttemptPlan
+from policies.target import HEDGE, LAST_RESORT, SHRUNK, Choice
 
 
 class Attempts:

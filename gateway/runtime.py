@@ -30,8 +30,9 @@ from policies.deadline import Timeouts
 from policies.degrade import Degradation, DegradeSettings, LevelSettings
 from policies.hedge import HedgePolicy, HedgeSettings
 from policies.outlier import last_resort
-from policies.plan import AttemptPlan, PlanRules
+from policies.plan import AttemptPlan
 from policies.retry import Backoff, BackoffSettings
+from policies.target import PlanRules
 
 #: Of a tier with more than `MANY` endpoints of equal weight a first attempt looks at `FEW`, drawn at random: what a
 #: request costs does not grow with the tier. Envoy's least request draws two; the more, the nearer to the least of all.

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 from gateway.paths import DATA_PATHS
 from policies.outcome import ErrorKind
-from policies.plan import HEDGE, RESUME
+from policies.target import HEDGE, RESUME
 
 if TYPE_CHECKING:
     from gateway.context import AttemptRecord, RequestContext

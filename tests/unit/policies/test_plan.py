@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from policies.outcome import Blame, Elsewhere, ErrorKind, Failure
-from policies.plan import AttemptPlan, PlanRules
+from policies.plan import AttemptPlan
+from policies.target import PlanRules
 
 ON = frozenset(
     {

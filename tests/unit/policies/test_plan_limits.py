@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from policies.outcome import Elsewhere, ErrorKind, Failure
-from policies.plan import MAX_RECOVERIES, RECOVERED, RESUME, AttemptPlan
+from policies.plan import MAX_RECOVERIES, AttemptPlan
+from policies.target import RECOVERED, RESUME
 from tests.unit.policies.test_plan import Budget, Place, plan
 
 UNREACHABLE = Failure(ErrorKind.BACKEND_UNREACHABLE)

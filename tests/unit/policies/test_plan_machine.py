@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from policies.outcome import Blame, Elsewhere, ErrorKind, Failure
-from policies.plan import LAST_RESORT, MAX_RECOVERIES, RECOVERED, RESUME, AttemptPlan, Choice, PlanRules
+from policies.plan import MAX_RECOVERIES, AttemptPlan
+from policies.target import LAST_RESORT, RECOVERED, RESUME, Choice, PlanRules
 
 ON = frozenset(
     {

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import pytest
 
 from policies.outcome import ErrorKind, Failure
-from policies.plan import RESUME, AttemptPlan, PlanRules
+from policies.plan import AttemptPlan
+from policies.target import RESUME, PlanRules
 
 BROKE = Failure(ErrorKind.GENERATION_FAILED)
 
