@@ -1,4 +1,4 @@
-"""What a plan of attempts works with: endpoints as it sees them, a route's rules, and what it says: go there, then, as."""
+"""What a plan of attempts works with: endpoints as it sees them, a route's rules; and what it says of each next one."""
 
 from __future__ import annotations
 
