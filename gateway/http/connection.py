@@ -140,18 +140,25 @@ class ClientConnection(asyncio.Protocol):
                 data = self._take_body(data)
             elif self._between and self._repeated is not None and (found := self._repeated.find(data)) is not None:
                 length, size = found
-                self._begin_repeated(self._repeated.head, length)
-                data = data[size:]
+                data = self._begin_repeated(self._repeated.head, length, data[size:])
             else:
                 self._feed(data)
                 return
 
-    def _begin_repeated(self, head: Head, length: int) -> None:
-        """A request whose head was parsed and checked before; only its body's length is its own."""
+    def _begin_repeated(self, head: Head, length: int, rest: bytes) -> bytes:
+        """A request whose head was parsed and checked before; only its body's length is its own. `rest` is what came
+        behind the head; what is still to be parsed of it."""
         now = monotonic()
-        limits = self._server.limits
+        server = self._server
+        limits = server.limits
         self._unlike = 0
-        self._request = Request(head, self._peer, now)
+        request = Request(head, self._peer, now)
+        if length == len(rest) <= STRANGERS_BODY and length <= limits.max_body and server.reserve(length):
+            request.body = rest  # the usual case: the body and nothing else
+            request.held = length
+            self._take_up(request)
+            return b""
+        self._request = request
         self.deadline = now + limits.body_timeout
         self._length = self._to_come = length
         self._reading_head = False
@@ -159,6 +166,7 @@ class ClientConnection(asyncio.Protocol):
             self._refuse_body_too_large()
         elif not length:
             self.on_message_complete()
+        return rest
 
     def _take_body(self, data: bytes) -> bytes:
         """Takes what belongs to the body under way; what is behind it."""
@@ -320,6 +328,10 @@ class ClientConnection(asyncio.Protocol):
         request.held, self._body_size = self._body_size, 0  # a refusal of what follows must not give its room back
         self._request = None
         self._reading_head = self._between = True
+        self._take_up(request)
+
+    def _take_up(self, request: Request) -> None:
+        """Begins with a request that is whole, or puts it behind those that are not answered yet."""
         self._unparsed_head = 0
         if self._active is None and not self.write_paused:
             self._begin(request)
@@ -369,7 +381,8 @@ class ClientConnection(asyncio.Protocol):
             return
         # A client that was not told to close may have its next request on the way already.
         self.deadline = monotonic() + self._server.idle_timeout
-        self._go_on()
+        if self._pending:
+            self._go_on()
 
     def _go_on(self) -> None:
         """Begins with the next requests, until one has to wait or the client has to read its answers first."""
