@@ -23,7 +23,7 @@ from gateway.relay.sse import (
     shape_for,
     split,
 )
-from gateway.upstream.connection import Break, Sink, TextHead, UpstreamConnection, UpstreamHead
+from gateway.upstream.connection import Break, Sink, UpstreamConnection, UpstreamHead
 from gateway.upstream.pool import PoolExhaustedError
 from policies.outcome import ErrorKind, Failure
 
@@ -282,7 +282,7 @@ class Attempt:
         if head.encoded and head.status < 400:
             self._succeed(WHOLE, body)  # compressed although we did not ask: passed on unjudged
             return
-        failure = self.endpoint.dialect.classify(self.path, TextHead(head), body)
+        failure = self.endpoint.dialect.classify(self.path, head.text, body)
         if failure is None:
             self._succeed(WHOLE, body)
         else:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import replace
 from math import inf
 from time import monotonic
@@ -42,14 +41,14 @@ class Attempts:
         "resumption",
     )
 
-    def __init__(self, ctx: RequestContext, route: Route, services: Services, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, ctx: RequestContext, route: Route, services: Services) -> None:
         numbers = ctx.numbers
         assert numbers is not None
         self._ctx = ctx
         self._route = route
         self._services = services
         self._numbers = numbers
-        self._race = Race(loop)
+        self._race = Race(ctx.client.alarm)
         self._late: list[Attempt] = []  # those without an answer after `first_token`
         self._hedge_at = inf
         self._hedges = 0

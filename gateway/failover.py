@@ -129,7 +129,7 @@ class Failover:
         body = orjson.dumps({"model": candidate.model or ctx.model, "tokens": list(ids)})
         lines = self._attempts.lines_for(endpoint)
         head = request_head("POST", endpoint.base_path + b"/detokenize", endpoint.head_lines, lines, len(body))
-        race, began = Race(self._loop), monotonic()
+        race, began = Race(self._ctx.client.alarm), monotonic()
         asking = Attempt(candidate, "/detokenize", head, body, race.settle, None, whole=True)
         race.running.append(asking)
         asking.start(min(self._route.timeout.connect, _DETOKENIZE_TIMEOUT))

@@ -205,7 +205,7 @@ class Pipeline:
         ctx.lines = reading.passed_on
         if ctx.runtime.proxies:
             ctx.own_lines += forwarded_for(ctx.request.peer)
-        return Attempts(ctx, route, self._services, self._loop)
+        return Attempts(ctx, route, self._services)
 
     # -- relay ---------------------------------------------------------------------------------------------------------
 

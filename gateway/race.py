@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
+from time import monotonic
 
-from backends.held_up import longer
+from gateway.alarm import Alarm
 from gateway.attempt import Attempt
 from gateway.http.job import Signal
 
@@ -12,13 +12,13 @@ from gateway.http.job import Signal
 class Race:
     """Usually one attempt; more when one is slow or hedged. Costs one signal per wait."""
 
-    __slots__ = ("_loop", "_settled", "_timer", "_waiter", "running")
+    __slots__ = ("_alarm", "_settled", "_waiter", "running")
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
+    def __init__(self, alarm: Alarm) -> None:
+        """`alarm` ends its waits; it is nobody else's meanwhile."""
+        self._alarm = alarm
         self._settled: list[Attempt] = []
         self._waiter: Signal | None = None
-        self._timer: asyncio.TimerHandle | None = None
         self.running: list[Attempt] = []
 
     def settle(self, attempt: Attempt) -> None:
@@ -31,23 +31,14 @@ class Race:
         """Whether an attempt settles, or has settled, before loop time reaches `until`."""
         if not self._settled:
             self._waiter = waiter = Signal()
-            now = self._loop.time()
-            due = until if until > now else now
-            self._timer = self._loop.call_at(due, self._time_is_up, due)
+            now = monotonic()
+            self._alarm.set(until if until > now else now, waiter)
             try:
                 await waiter
             finally:
-                self._timer.cancel()
+                self._alarm.clear()
                 self._waiter = None
         return bool(self._settled)
-
-    def _time_is_up(self, due: float) -> None:
-        waiter, now = self._waiter, self._loop.time()
-        assert waiter is not None
-        if more := longer(due, now):
-            self._timer = self._loop.call_at(now + more, waiter.set)
-        else:
-            waiter.set()
 
     @property
     def answered(self) -> bool:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import httptools
 
+from gateway.alarm import Alarm
 from gateway.http.job import Job
 from gateway.http.message import Head, Request, status_line, write_whole
 from gateway.http.repeated import MOST_UNLIKE, RepeatedHead, repeated
@@ -39,6 +40,7 @@ class ClientConnection(asyncio.Protocol):
 
     The application answers through `send`, or `start`, `write` and `end`. A client that leaves cancels the job that
     works on its request. `deadline` (loop time) is when the server may close the connection for its client's silence.
+    `alarm` is for the waits of the request that is being answered.
     `cut_off` says that the job was cancelled because the server stops, with the client still there.
     """
 
@@ -83,6 +85,7 @@ class ClientConnection(asyncio.Protocol):
         self.disconnected = False
         self.bytes_out = 0
         self.deadline = 0.0
+        self.alarm = Alarm(server.loop)
 
     # -- reading -------------------------------------------------------------------------------------------------
 
@@ -605,6 +608,7 @@ class ClientConnection(asyncio.Protocol):
     def _let_go(self) -> None:
         """Ends the ring of connection and parser: what was read is freed now, and not when the collector comes by."""
         self._refused = True
+        self.alarm.close()
         self._request = None
         self._unread = b""
         self._chunks = []

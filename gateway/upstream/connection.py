@@ -37,7 +37,7 @@ class UpstreamHead:
 
     `headers` has lower-case names, in order, and values as they came, without Content-Length: that is the connection's
     to heed. `delimited`: the body has an end other than that of the connection. `passed_on` is what the client gets of
-    them, None as long as nobody has asked.
+    them, None as long as nobody has asked. `text` is the head as dialects look at it.
     """
 
     __slots__ = (
@@ -47,9 +47,9 @@ class UpstreamHead:
         "encoded",
         "headers",
         "is_event_stream",
-        "media_type",
         "passed_on",
         "status",
+        "text",
     )
 
     def __init__(self, status: int, lines: Sequence[tuple[bytes, bytes]]) -> None:
@@ -78,22 +78,22 @@ class UpstreamHead:
             elif name == b"content-encoding":
                 self.encoded = value.strip().lower() != b"identity"
         self.is_event_stream = self.content_type.startswith(b"text/event-stream")
-        self.media_type = _media_type(self.content_type)
+        self.text = TextHead(status, _media_type(self.content_type), self.headers)
 
 
 class TextHead:
     """An `UpstreamHead` as dialects look at it (`AnswerHead`); its headers are made into text only for one who asks."""
 
-    __slots__ = ("_head", "content_type", "status")
+    __slots__ = ("_headers", "content_type", "status")
 
-    def __init__(self, head: UpstreamHead) -> None:
-        self._head = head
-        self.status = head.status
-        self.content_type = head.media_type
+    def __init__(self, status: int, media_type: str, headers: Sequence[tuple[bytes, bytes]]) -> None:
+        self._headers = headers
+        self.status = status
+        self.content_type = media_type
 
     @property
     def headers(self) -> Mapping[str, str]:
-        return {name.decode("latin-1"): value.decode("latin-1") for name, value in self._head.headers}
+        return {name.decode("latin-1"): value.decode("latin-1") for name, value in self._headers}
 
 
 @lru_cache(maxsize=64)

@@ -30,11 +30,12 @@ class Facts:
     """A body that was checked; on its own one that nothing is known of and that goes on as it came.
 
     `model` is None where the client named none. `max_tokens` is the bound on one answer's tokens and
-    `max_tokens_field` the body's field that sets it. `body` is what to send: the client's own object unless something
+    `max_tokens_field` the body's field that sets it; `most_tokens` is the highest of all such fields, 0 without any.
+    `body` is what to send: the client's own object unless something
     had to be taken out of it.
     """
 
-    __slots__ = ("body", "endpoint", "max_tokens", "max_tokens_field", "model", "n", "stream")
+    __slots__ = ("body", "endpoint", "max_tokens", "max_tokens_field", "model", "most_tokens", "n", "stream")
 
     def __init__(self, body: bytes, endpoint: Endpoint = UNKNOWN) -> None:
         self.body = body
@@ -43,6 +44,7 @@ class Facts:
         self.stream = False
         self.max_tokens: int | None = None
         self.max_tokens_field: str | None = None
+        self.most_tokens = 0
         self.n = 1
 
     def field(self, name: str) -> Any:
@@ -125,11 +127,14 @@ class JsonFacts(Facts):
         self.stream = get.get("stream") is True
         self.n = get.get("n") or 1
         self.max_tokens = self.max_tokens_field = None
+        self.most_tokens = 0
         for name in endpoint.token_limits:
             value = get.get(name)
             if value is not None:
-                self.max_tokens, self.max_tokens_field = value, name
-                break
+                if self.max_tokens is None:
+                    self.max_tokens, self.max_tokens_field = value, name
+                if value > self.most_tokens:
+                    self.most_tokens = value
 
     def field(self, name: str) -> Any:
         value = self.fields.get(name)
@@ -220,7 +225,7 @@ def check_limits(facts: Facts, limits: Limits) -> None:
     if chars is not None and 2 * len(facts.body) > chars and facts.input_chars > chars:
         name = next((n for n in facts.endpoint.text if facts.field(n) is not None), "body")
         problems.append(((name,), f"must be at most {chars} characters long; it is {facts.input_chars}"))
-    if limits.max_tokens is not None and facts.max_tokens is not None:
+    if limits.max_tokens is not None and facts.most_tokens > limits.max_tokens:
         problems += _over(facts, facts.endpoint.token_limits, limits.max_tokens)
     if facts.endpoint.images:
         problems += _image_problems(facts, limits)

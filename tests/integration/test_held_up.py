@@ -8,6 +8,7 @@ import time
 import orjson
 import pytest
 
+from gateway.alarm import Alarm
 from gateway.http.job import Job
 from gateway.race import Race
 from tests.integration.test_resilience import POLICY, stack
@@ -68,7 +69,7 @@ async def test_a_race_whose_time_was_up_before_it_began_does_not_wait() -> None:
     began = loop.time()
 
     async def wait() -> None:
-        settled.append(await Race(loop).settles(began - 5.0))
+        settled.append(await Race(Alarm(loop)).settles(began - 5.0))
 
     Job(wait(), loop).start()
     await until(lambda: bool(settled))
