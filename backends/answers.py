@@ -16,7 +16,7 @@ from backends.texts import MAX_JUDGED, ends_of, without_echo
 MAX_PARSED = 256 * 1024
 
 _STATUS_KEYS = ("code", "http_status_code", "status_code", "status")
-_CUT_SHORT = frozenset({"abort", "error"})
+_CUT_SHORT = ("abort", "error")
 #: The endpoints whose answers are JSON whatever their content type says; elsewhere other types are believed.
 _JSON_ENDPOINTS = (
     *("/v1/chat/", "/v1/completions", "/v1/embeddings", "/v1/models", "/v1/responses", "/v1/messages", "/v1/rerank"),
@@ -86,15 +86,15 @@ def in_band_error(value: Any) -> ErrorFacts | None:
     """
     if not isinstance(value, dict):
         return None
-    if value.get("error") or value.get("type") == "error" or value.get("object") == "error":
+    type_ = value.get("type")
+    if value.get("error") or type_ == "error" or value.get("object") == "error":
         return _facts(value)
-    if value.get("type") == "response.failed" and isinstance(response := value.get("response"), dict):
+    if type_ == "response.failed" and isinstance(response := value.get("response"), dict):
         return _facts(response)
     choices = value.get("choices")
     if isinstance(choices, list):
         for choice in choices:
-            reason = choice.get("finish_reason") if isinstance(choice, dict) else None
-            if isinstance(reason, str) and reason in _CUT_SHORT:
+            if isinstance(choice, dict) and choice.get("finish_reason") in _CUT_SHORT:
                 text = "the answer ended with finish_reason abort or error"
                 return ErrorFacts(text, text, status=500, body=value)
     return None

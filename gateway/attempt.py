@@ -42,7 +42,6 @@ STALE_WITHIN = 1.0
 MAX_HELD = 64 * 1024
 #: An error answer is read up to here; what it says is known by then.
 MAX_ERROR_BODY = 64 * 1024
-_RAW_TYPES = (b"audio/", b"image/", b"video/", b"application/octet-stream", b"application/x-ndjson")
 
 
 class AnswerKind(Enum):
@@ -218,7 +217,7 @@ class Attempt:
         elif self._whole:
             if self._size > MAX_TRANSLATED:
                 self.expire(Failure(ErrorKind.GENERATION_FAILED, "the answer is too large", status=head.status))
-        elif self._size > MAX_JUDGED or head.content_type.startswith(_RAW_TYPES):
+        elif self._size > MAX_JUDGED or head.is_raw:
             self._succeed(RAW, b"".join(self._chunks))
 
     def on_end(self) -> None:

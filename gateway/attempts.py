@@ -8,7 +8,7 @@ from time import monotonic
 from typing import Any
 
 from gateway.attempt import STREAM, WHOLE, Attempt
-from gateway.context import AttemptRecord, RequestContext
+from gateway.context import NOTHING, AttemptRecord, RequestContext
 from gateway.endpoint import Endpoint
 from gateway.errors.taxonomy import GatewayError
 from gateway.faults import FaultInjection
@@ -220,7 +220,8 @@ class Attempts:
         candidate = choice.target
         endpoint = candidate.endpoint
         now = monotonic()
-        fewer = self._shrinks[-1][0] if choice.why == SHRUNK else {}
+        fewer = self._shrinks[-1][0] if choice.why == SHRUNK else NOTHING
+        number = len(ctx.attempts) + 1
         path, target = ctx.api_path, ctx.target()
         if order is not None:
             path, body, target = order.path, order.body, order.target
@@ -233,19 +234,18 @@ class Attempts:
             left = ctx.deadline - now - 0.0005  # rounded down: never more than is left
             lines += b"x-request-timeout: %.3f\r\n" % max(0.001, left)
         if ctx.trace is not None:
-            lines += ctx.trace.traceparent_line(len(ctx.attempts) + 1)
+            lines += ctx.trace.traceparent_line(number)
         target = endpoint.base_path + target
         head = request_head(ctx.request.method, target, endpoint.head_lines, lines, len(body) if body else None)
         permit = endpoint.begin(now, early=choice.why == LAST_RESORT)
         attempt = Attempt(candidate, path, head, body, self._race.settle, permit, whole=ctx.is_native)
-        record = AttemptRecord(
-            endpoint.name, candidate.model or ctx.model, len(ctx.attempts) + 1, choice.why, now, attempt
-        )
+        record = AttemptRecord(endpoint.name, candidate.model or ctx.model, number, choice.why, now, attempt)
         ctx.attempts.append(record)
         if fewer:
             record.warning = f"Made smaller after out of memory: {told(ctx.sent, fewer)}."
             self._numbers.reduced["out_of_memory"] += 1
-        self._numbers.retries += len(ctx.attempts) > 1
+        if number > 1:
+            self._numbers.retries += 1
         if choice.why == HEDGE:
             self._hedges += 1
             self._numbers.hedges += 1

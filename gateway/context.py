@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from policies.admission import Waiting
 
 
-_NOTHING: Mapping[str, Any] = {}
+#: No fields of a body.
+NOTHING: Mapping[str, Any] = {}
 _MAX_QUERY_FIELDS = 64
 #: Seconds by which a timer may be early.
 _EARLY = 0.002
@@ -156,9 +157,8 @@ class RequestContext:
         self.is_native = False
         self.key: ApiKey | None = None
         self.facts = _UNREAD
-        self._body_fields: dict[str, Any] = {}
+        self._body_fields = self._reduced = NOTHING
         self._bodies_removed: tuple[str, ...] = ()
-        self._reduced: dict[str, Any] = {}
         self.route: Route | None = None
         self.model = ""
         self.deadline = float("inf")
@@ -201,7 +201,7 @@ class RequestContext:
 
     def reduce(self, fields: Mapping[str, Any]) -> None:
         """Has every backend get the body with these amounts in place of the client's."""
-        self._reduced.update(fields)
+        self._reduced = {**self._reduced, **fields}
 
     def sent(self, name: str) -> Any:
         """A top-level field as a backend gets it, None where it is missing."""
@@ -210,7 +210,7 @@ class RequestContext:
                 return fields[name]
         return None if name in self._bodies_removed else self.facts.field(name)
 
-    def body_for(self, model: str | None, fewer: Mapping[str, Any] = _NOTHING) -> bytes:
+    def body_for(self, model: str | None, fewer: Mapping[str, Any] = NOTHING) -> bytes:
         """The body for a backend that knows the model under this name (None: the client's), with `fewer` in it."""
         if not (self.is_native or self._reduced or fewer):
             return self.facts.body if model is None else self.facts.with_model(model)

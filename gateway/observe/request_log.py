@@ -95,9 +95,11 @@ class _Ring:
 
     def add(self, story: RequestStory) -> None:
         stories = self._stories
+        before = len(stories)
         stories[story.correlation_id] = story
-        stories.move_to_end(story.correlation_id)
-        if len(stories) > self._capacity:
+        if len(stories) == before:
+            stories.move_to_end(story.correlation_id)
+        elif before >= self._capacity:
             stories.popitem(last=False)
 
     def get(self, correlation_id: str) -> RequestStory | None:

@@ -21,6 +21,7 @@ MAX_HEAD = 64 * 1024
 #: Of so many heads unlike the one before, in a row, only the first `MOST_UNLIKE` are remembered: a backend may write
 #: something new into each of them, or just the time.
 _UNLIKE_ROUND = 64
+_RAW_TYPES = (b"audio/", b"image/", b"video/", b"application/octet-stream", b"application/x-ndjson")
 
 
 class Break(Enum):
@@ -36,8 +37,9 @@ class UpstreamHead:
     """The head of a backend's answer. Answers that repeat its bytes share it: it is only read.
 
     `headers` has lower-case names, in order, and values as they came, without Content-Length: that is the connection's
-    to heed. `delimited`: the body has an end other than that of the connection. `passed_on` is what the client gets of
-    them, None as long as nobody has asked. `text` is the head as dialects look at it.
+    to heed. `delimited`: the body has an end other than that of the connection. `is_raw`: nobody can judge the body by
+    what it says. `text` is the head as dialects look at it. `passed_on` is what the client gets of the headers, None as
+    long as nobody has asked.
     """
 
     __slots__ = (
@@ -47,6 +49,7 @@ class UpstreamHead:
         "encoded",
         "headers",
         "is_event_stream",
+        "is_raw",
         "passed_on",
         "status",
         "text",
@@ -78,6 +81,7 @@ class UpstreamHead:
             elif name == b"content-encoding":
                 self.encoded = value.strip().lower() != b"identity"
         self.is_event_stream = self.content_type.startswith(b"text/event-stream")
+        self.is_raw = self.content_type.startswith(_RAW_TYPES)
         self.text = TextHead(status, _media_type(self.content_type), self.headers)
 
 
@@ -216,14 +220,18 @@ class UpstreamConnection(asyncio.Protocol):
         sink.on_head(head)
 
     def _take_body(self, sink: Sink, data: bytes, to_come: int) -> None:
-        piece = data[:to_come]
-        self._to_come = to_come - len(piece)
-        self._complete = not self._to_come
-        if piece:
-            sink.on_data(piece)
-        if len(piece) < len(data):
+        size = len(data)
+        self._complete = size >= to_come
+        if size > to_come:
+            self._to_come = 0
+            if to_come:
+                sink.on_data(data[:to_come])
             self._feed(sink, data[to_come:])  # for the parser to say what is behind the answer
-        elif self._complete:
+            return
+        self._to_come = to_come - size
+        if data:
+            sink.on_data(data)
+        if self._complete:
             self._end()
 
     def _feed(self, sink: Sink, data: bytes) -> None:
