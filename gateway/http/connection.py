@@ -30,6 +30,9 @@ MIN_BODY_RATE = 500.0
 #: Bytes of a body that are taken in before it is looked whether its request has a key: what is larger would let anyone
 #: fill the room that all bodies share.
 STRANGERS_BODY = 64 * 1024
+#: How chunks shorter than `_SHORT` bytes begin: frames of a stream, most of them.
+_SHORT = 1024
+_CHUNK_STARTS = tuple(b"%x\r\n" % size for size in range(_SHORT))
 #: Fields that must not be repeated: two values would mean two readings of one request.
 _SINGLE = frozenset({b"host", b"content-length", b"transfer-encoding", b"authorization", b"content-type", b"expect"})
 _METHODS = frozenset({"GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"})
@@ -455,8 +458,11 @@ class ClientConnection(asyncio.Protocol):
     def write(self, data: bytes) -> None:
         """Writes a piece of the body; empty data is ignored."""
         if data and not self.disconnected:
-            self.bytes_out += len(data)
-            self._transport.write(b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data)
+            size = len(data)
+            self.bytes_out += size
+            if self._chunked:
+                data = b"".join((_CHUNK_STARTS[size] if size < _SHORT else b"%x\r\n" % size, data, b"\r\n"))
+            self._transport.write(data)
 
     def end(self, last: bytes = b"", *, close: bool = False) -> None:
         """Writes the last piece and the end of the body; with `close`, closes the connection after it."""

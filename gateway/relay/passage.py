@@ -21,9 +21,13 @@ class DivergedError(Exception):
 
 
 class Passage(Protocol):
-    """`complete` turns true when the answer is whole although the backend would go on."""
+    """`complete` turns true when the answer is whole although the backend would go on.
+
+    With `untouched`, frames go to the client as they come and nobody has to be asked for each.
+    """
 
     complete: bool
+    untouched: bool
 
     def feed(self, frames: bytes) -> bytes:
         """What of whole frames goes to the client. Raises DivergedError."""
@@ -35,7 +39,7 @@ class Passage(Protocol):
 class Plain:
     """The answer as it comes, noted in a journal where it may be resumed, without ids where they were our wish."""
 
-    __slots__ = ("_path", "_repair", "_strip", "_wishes", "complete", "journal")
+    __slots__ = ("_path", "_repair", "_strip", "_wishes", "complete", "journal", "untouched")
 
     def __init__(
         self,
@@ -51,6 +55,7 @@ class Plain:
         self._path = path
         self._wishes = wishes
         self.journal = journal
+        self.untouched = journal is None and not strip
         self.complete = False
 
     def feed(self, frames: bytes) -> bytes:
@@ -72,6 +77,8 @@ class Continued:
     """
 
     __slots__ = ("_base", "_carried", "_closed", "_counted", "_stops", "_wishes", "complete", "delivered")
+
+    untouched = False
 
     def __init__(self, delivered: Delivered, wishes: Wishes, *, carried: str, stops: StopStrings | None) -> None:
         self.delivered = delivered
@@ -148,6 +155,8 @@ class Replayed:
     """
 
     __slots__ = ("_behind", "_fresh", "_marks", "_shape", "_strip", "_wishes", "complete", "delivered")
+
+    untouched = False
 
     def __init__(self, delivered: Delivered, shape: StreamShape, *, strip: bool, wishes: Wishes) -> None:
         self.delivered = delivered

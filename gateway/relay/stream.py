@@ -151,7 +151,7 @@ class StreamRelay:
             self._terminal_seen = True
         passage = self.passage
         try:
-            out = passage.feed(frames)
+            out = frames if passage.untouched else passage.feed(frames)
         except DivergedError as diverged:
             evidence = f"the answer made again elsewhere is another: {diverged}"
             self._attempt.cancel()  # whatever it has come to: its end is not that of the answer which the client has

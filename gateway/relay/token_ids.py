@@ -44,6 +44,8 @@ def without_ids(frames: bytes) -> bytes:
 def _without_lists(frames: bytes, opening: bytes) -> bytes:
     """Without a member whose value is a list of numbers."""
     first, *rest = frames.split(opening)
+    if len(rest) == 1:  # one frame with one list: what most are
+        return first + rest[0][rest[0].find(b"]") + 1 :]
     return b"".join([first, *[piece[piece.find(b"]") + 1 :] for piece in rest]])
 
 
