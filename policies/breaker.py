@@ -19,8 +19,8 @@ from policies.window import OutcomeWindow
 #: Share by which an open time is shortened at random, so that replicas and endpoints don't all probe at once.
 _JITTER = 0.1
 #: Seconds from a circuit's opening to an endpoint's first early try, doubling from one to the next, and at most.
-FIRST_EARLY = 0.1
-EARLY_INTERVAL = 1.0
+FIRST_EARLY = 0.25
+EARLY_INTERVAL = 1.5
 #: Overdue permits remembered as a multiple of `half_open_probes`.
 _REMEMBERED = 4
 _MAX_STREAK = 64

@@ -1,7 +1,7 @@
 """Which endpoints of a tier may be used, given their circuits: ejection with a limit, and a gentle way back.
 
 After Envoy's outlier detection (`max_ejection_percent`, panic threshold, slow start). There, panic sends traffic to all
-hosts as if none were ejected; here the ejected ones get early tries, soon one a second each, because a request that
+hosts as if none were ejected; here the ejected ones get an early try each now and then, because a request that
 meets a hanging model server waits for its timeout.
 """
 

@@ -23,7 +23,7 @@ _QUICK = ("rst_stream",)
 )
 async def test_clients_do_not_notice(name: str) -> None:
     scenario = BY_NAME[name]
-    result = await run(SUBJECTS["seawall"], scenario, rate=20.0)
+    result = await run(SUBJECTS["seawall"], scenario)
     assert not problems(result, scenario), result
 
 

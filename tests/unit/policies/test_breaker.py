@@ -278,20 +278,20 @@ def early_tries(circuit: CircuitBreaker, begin: float, end: float) -> list[float
         now = begin + tick / 100
         if (permit := circuit.acquire_early(now)) is not None:
             circuit.record(permit, BAD, 0.0, now)
-            tries.append(round(now - begin, 1))
+            tries.append(round(now - begin, 2))
     return tries
 
 
-def test_early_tries_are_soon_one_a_second() -> None:
+def test_early_tries_are_soon_far_apart() -> None:
     circuit = opened(100.0)
-    assert early_tries(circuit, 100.0, 105.0) == [0.1, 0.3, 0.7, 1.5, 2.5, 3.5, 4.5]
+    assert early_tries(circuit, 100.0, 107.0) == [0.25, 0.75, 1.75, 3.25, 4.75, 6.25]
 
 
 def test_a_circuit_that_opens_again_from_half_open_is_not_tried_sooner() -> None:
     circuit = opened(100.0)
     early_tries(circuit, 100.0, 102.0)
     attempt(circuit, BAD, 110.0)
-    assert early_tries(circuit, 110.0, 112.5) == [1.0, 2.0]
+    assert early_tries(circuit, 110.0, 113.5) == [1.5, 3.0]
 
 
 def test_no_more_early_tries_are_out_than_there_are_probes() -> None:
