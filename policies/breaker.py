@@ -20,7 +20,7 @@ from policies.window import OutcomeWindow
 _JITTER = 0.1
 #: Seconds from a circuit's opening to an endpoint's first early try, doubling from one to the next, and at most.
 FIRST_EARLY = 0.25
-EARLY_INTERVAL = 1.5
+EARLY_INTERVAL = 1.0
 #: Overdue permits remembered as a multiple of `half_open_probes`.
 _REMEMBERED = 4
 _MAX_STREAK = 64

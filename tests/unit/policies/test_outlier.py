@@ -82,7 +82,7 @@ def test_in_a_full_outage_each_endpoint_is_tried_now_and_then_and_back_at_once()
             assert permit is not None
             tries += 1
             place.breaker.record(permit, Verdict.FAILURE, 0.01, now)
-    assert tries == 10  # five each
+    assert tries == 12
     permit = last_resort(places, 107.0, 0.5)[0].breaker.acquire_early(107.0)
     assert permit is not None
     places[0].breaker.record(permit, Verdict.SUCCESS, 0.01, 107.0)
