@@ -22,8 +22,8 @@ from gateway.identity import correlation_id, new_correlation_id, new_traceparent
 from gateway.local import models_answer
 from gateway.reduction import reduction
 from gateway.relay.raw import RawRelay
+from gateway.relay.relay import StreamTimeouts
 from gateway.relay.stream import StreamRelay
-from gateway.relay.timeouts import StreamTimeouts
 from gateway.runtime import Route, Runtime
 from gateway.services import Services
 from gateway.stale import REPLACED, KeptAnswer, StaleAnswers, stale_key

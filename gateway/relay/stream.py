@@ -8,11 +8,11 @@ from dataclasses import replace
 from time import monotonic
 
 from backends.dialect import Dialect, Usage
-from backends.held_up import held_up
 from gateway.attempt import Attempt
 from gateway.http.connection import ClientConnection
 from gateway.relay.choices import Choices
 from gateway.relay.passage import Continued, DivergedError, Passage
+from gateway.relay.relay import Relay, StreamTimeouts
 from gateway.relay.sse import (
     ABORTED,
     GIVEN_UP,
@@ -25,8 +25,7 @@ from gateway.relay.sse import (
     plausible,
     split,
 )
-from gateway.relay.timeouts import StreamTimeouts
-from gateway.upstream.connection import Break, UpstreamHead
+from gateway.upstream.connection import Break
 from policies.outcome import Blame, Elsewhere, ErrorKind, Failure
 
 KEEPALIVE = b": keepalive\n\n"
@@ -37,34 +36,22 @@ _TAIL = 8
 GRACE = 1.0
 
 
-class StreamRelay:
-    """A sink that writes server-sent events to the client as they come.
+class StreamRelay(Relay):
+    """Writes server-sent events to the client as they come.
 
-    `done` resolves to None when the answer is whole, else to the failure that broke it; nothing has been said to the
-    client about that failure yet. A malformed frame is a break: there may have been text in it. `choices`: how many the
-    answer was asked to have.
+    A malformed frame is a break: there may have been text in it. `choices`: how many the answer was asked to have.
     """
 
     __slots__ = (
-        "_attempt",
         "_choices",
-        "_client",
         "_dialect",
-        "_due",
-        "_excused",
-        "_last_data",
         "_last_write",
-        "_loop",
         "_may_end",
         "_on_trial",
         "_scanner",
         "_shape",
         "_tail",
         "_terminal_seen",
-        "_timeouts",
-        "_timer",
-        "chunks",
-        "done",
         "passage",
     )
 
@@ -78,24 +65,17 @@ class StreamRelay:
         *,
         choices: int = 1,
     ) -> None:
-        self._client = client
-        self._attempt = attempt
+        super().__init__(client, attempt, timeouts, loop)
         self.passage = passage
         self._choices = Choices(choices) if choices > 1 else None
         self._dialect: Dialect = attempt.endpoint.dialect
         self._shape: StreamShape = attempt.shape
         self._may_end = attempt.shape.closes is not None  # whether what is `plausible` may be the last
-        self._timeouts = timeouts
-        self._loop = loop
         self._scanner = FrameScanner()
         self._tail: deque[bytes] = deque(maxlen=_TAIL)
         self._terminal_seen = False
-        self._last_data = self._last_write = self._due = monotonic()
-        self._excused = 0.0
+        self._last_write = self._last_data
         self._on_trial = attempt.endpoint.on_trial(attempt.permit)
-        self._timer: asyncio.TimerHandle | None = None
-        self.chunks = 0
-        self.done: asyncio.Future[Failure | None] = loop.create_future()
 
     def begin(self) -> None:
         """Writes what the attempt held back and takes the exchange over. The client's head must be out."""
@@ -105,9 +85,6 @@ class StreamRelay:
             self._attempt.hand_over(self)
 
     # -- sink ----------------------------------------------------------------------------------------------------------
-
-    def on_head(self, head: UpstreamHead) -> None:
-        raise AssertionError("the head came before the relay")
 
     def on_data(self, data: bytes) -> None:
         if self.done.done():
@@ -284,11 +261,7 @@ class StreamRelay:
         if now >= timeouts.deadline:
             self._break(timeouts.out_of_time())
             return
-        if self._client.write_paused:
-            self._last_data = now  # the backend is held back by us: its silence is not its own
-        if held_up(self._due, now) and self._last_data != self._excused:
-            self._last_data = self._excused = now  # once for each silence: see `backends.held_up`
-        silent = now - self._last_data
+        silent = self._silence(now)
         if silent >= GRACE and (self._terminal_seen or self._finished()):
             self._complete()
             return
@@ -304,8 +277,7 @@ class StreamRelay:
             self._last_write = now
         grace = self._last_data + GRACE if silent < GRACE else float("inf")
         wake = min(grace, self._last_data + timeouts.idle, self._last_write + timeouts.keepalive, timeouts.deadline)
-        self._due = max(wake, now + 0.01)
-        self._timer = self._loop.call_at(self._due, self._watch)
+        self._watch_again(wake, now)
 
 
 def _after_content(failure: Failure) -> Failure:
