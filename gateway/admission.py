@@ -288,7 +288,7 @@ class WaitingRoom:
         for endpoint in self._endpoints:
             if endpoint.up(now):
                 free += endpoint.slots(now)
-            elif endpoint.in_service and not endpoint.vitality.doubtful:
+            elif endpoint.reachable:
                 free += endpoint.breaker.allows_early(now)
         return free
 

@@ -202,7 +202,12 @@ class Endpoint:
 
     def up(self, now: float) -> bool:
         """Whether requests can count on it now, or one may find out; checks find out about one that is not there."""
-        return self.in_service and self.breaker.allows(now) and not self.vitality.doubtful
+        return self.reachable and self.breaker.allows(now)
+
+    @property
+    def reachable(self) -> bool:
+        """Whether it is there as far as is known, whatever its circuit says."""
+        return self.in_service and not self.vitality.doubtful
 
     def recovered_since(self, at: float, now: float) -> bool:
         """Whether there is reason to ask it again after a failure at that time: heard of since, or due for a probe.

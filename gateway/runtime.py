@@ -238,7 +238,7 @@ class Route:
     def _ejected(self, tier: Sequence[Candidate], now: float) -> Sequence[Candidate]:
         """Those with an open circuit that may be tried. What active probes find down is neither tried nor counted, nor
         what could not be reached: of that, probes say when it is back."""
-        alive = [c for c in tier if c.endpoint.in_service and not c.endpoint.vitality.doubtful]
+        alive = [candidate for candidate in tier if candidate.endpoint.reachable]
         return last_resort(alive, now, self.policy.circuit_breaker.max_ejected)
 
     def _wait(self, number: int) -> float:

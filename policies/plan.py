@@ -130,9 +130,7 @@ class AttemptPlan(Generic[T]):
             open_ = self._in_time(self._ready(self._tiers[tier], now), now)
             back = [target for target in open_ if target.recovered_since(self._failed_at, now)]
             if back:
-                self._recoveries += 1
-                self._rules.charge(now)
-                return self._taken(tier, Choice(self._rules.pick(back, now, self._key), 0.0, RECOVERED))
+                return self._at_recovered(tier, back, now)
         return None
 
     def beside(self, now: float, running: Sequence[T]) -> Choice[T] | None:
@@ -232,10 +230,13 @@ class AttemptPlan(Generic[T]):
             back = [t for t in able if t.recovered_since(self._failed_at, now) and (t.usable(now) or t.busy(now))]
             if back:
                 back = [target for target in back if target.usable(now)] or back
-                self._recoveries += 1
-                self._rules.charge(now)
-                return self._taken(tier, Choice(self._rules.pick(back, now, self._key), 0.0, RECOVERED))
+                return self._at_recovered(tier, back, now)
         return None
+
+    def _at_recovered(self, tier: int, back: Sequence[T], now: float) -> Choice[T]:
+        self._recoveries += 1
+        self._rules.charge(now)
+        return self._taken(tier, Choice(self._rules.pick(back, now, self._key), 0.0, RECOVERED))
 
     def _unbroken(self, targets: Sequence[T], fits: Callable[[T], bool]) -> list[T]:
         return [target for target in self._open(targets) if target not in self._broken and fits(target)]
