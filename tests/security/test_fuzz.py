@@ -17,7 +17,7 @@ from gateway.validation.content_encoding import decoded
 from gateway.validation.errors import InvalidRequest
 from tests.security.test_desync import get, post
 from tests.support.hostile import FORM_PATHS, JSON_PATHS, form, part
-from tests.support.transport import Transport
+from tests.support.transport import LIMITS, Transport
 
 _PIECES = st.sampled_from(
     [b"data: {}", b"\n", b"\r", b"\n\n", b"\r\n\r\n", b"\r\r", b":", b"x", b'{"error"', b"\xff\0"]
@@ -156,7 +156,7 @@ def test_a_connection_takes_any_bytes_in_any_pieces_and_keeps_its_accounts(piece
 async def _feed(pieces: list[bytes]) -> None:
     from gateway.http.connection import ClientConnection
     from gateway.http.message import Request
-    from gateway.http.server import Server, ServerLimits
+    from gateway.http.server import Server
 
     async def handler(request: Request, connection: ClientConnection) -> None:
         connection.send(200, b"", b"ok")
@@ -164,8 +164,7 @@ async def _feed(pieces: list[bytes]) -> None:
     def refuser(request: Request, connection: ClientConnection, kind: object, message: str, status: int | None) -> None:
         connection.send(status or 400, b"", b"no")
 
-    limits = ServerLimits(4096, 8192, 10, 2048, 1.0, 1.0, 1.0)
-    server = Server(limits, handler, refuser, lambda connection, request: False)
+    server = Server(LIMITS, handler, refuser, lambda connection, request: False)
     connection = ClientConnection(server)
     transport = Transport()
     connection.connection_made(transport)

@@ -1,8 +1,20 @@
-"""A transport without a socket."""
+"""A client's connection without a socket: what it writes to, and the limits of its server."""
 
 from __future__ import annotations
 
 import asyncio
+
+from gateway.http.server import ServerLimits
+
+LIMITS = ServerLimits(
+    max_body=4096,
+    max_buffered=8192,
+    max_connections=10,
+    max_header_size=2048,
+    header_timeout=1.0,
+    body_timeout=1.0,
+    idle_timeout=1.0,
+)
 
 
 class Transport(asyncio.Transport):

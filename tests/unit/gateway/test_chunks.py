@@ -8,18 +8,8 @@ import pytest
 
 from gateway.http.connection import ClientConnection
 from gateway.http.message import Request
-from gateway.http.server import Server, ServerLimits
-from tests.support.transport import Transport
-
-_LIMITS = ServerLimits(
-    max_body=4096,
-    max_buffered=8192,
-    max_connections=10,
-    max_header_size=2048,
-    header_timeout=1.0,
-    body_timeout=1.0,
-    idle_timeout=1.0,
-)
+from gateway.http.server import Server
+from tests.support.transport import LIMITS, Transport
 
 
 class _Kept(Transport):
@@ -43,7 +33,7 @@ async def test_each_piece_goes_out_as_one_chunk_of_its_length(size: int) -> None
         connection.write(b"")
         connection.end()
 
-    connection = ClientConnection(Server(_LIMITS, handle, lambda *_: None, lambda connection, request: False))
+    connection = ClientConnection(Server(LIMITS, handle, lambda *_: None, lambda connection, request: False))
     transport = _Kept()
     connection.connection_made(transport)
     connection.data_received(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")

@@ -11,19 +11,10 @@ import pytest
 import gateway.http.connection as connection_module
 from gateway.http.connection import ClientConnection
 from gateway.http.message import Request
-from gateway.http.server import Server, ServerLimits
+from gateway.http.server import Server
 from policies.outcome import ErrorKind
-from tests.support.transport import Transport
+from tests.support.transport import LIMITS, Transport
 
-_LIMITS = ServerLimits(
-    max_body=4096,
-    max_buffered=8192,
-    max_connections=10,
-    max_header_size=2048,
-    header_timeout=1.0,
-    body_timeout=1.0,
-    idle_timeout=1.0,
-)
 Seen = tuple[str, bytes, dict[bytes, bytes], bytes, bool]
 
 
@@ -34,7 +25,7 @@ class _Client:
         self.seen: list[Seen] = []
         self.heads: list[object] = []
         self.refused: list[ErrorKind] = []
-        self.server = Server(_LIMITS, self._handle, self._refuse, lambda connection, request: False)
+        self.server = Server(LIMITS, self._handle, self._refuse, lambda connection, request: False)
         self.connection = ClientConnection(self.server)
         self.transport = Transport()
         self.connection.connection_made(self.transport)
